@@ -1,0 +1,1 @@
+"""Methods: evidence, results, and everything on the computational graph."""

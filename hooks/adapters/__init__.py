@@ -1,0 +1,1 @@
+"""How each kind of model is opened: Hugging Face families and TransformerLens bridges."""

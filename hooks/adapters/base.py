@@ -1,0 +1,101 @@
+"""What every adapter offers: hook points that are proven, hooks that leave no trace, and the plain forward."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from interp.hooks.batch import Batch
+from interp.hooks.names import PointId
+from interp.kernels.errors import InterpError
+
+
+@dataclass(frozen=True, eq=False)
+class HookContext:
+    """What a hook is told beside the tensor.
+
+    Attributes:
+        point: where it stands.
+        batch: the batch that runs; None for a bare forward.
+        start: position of the tensor's first token; above 0 only where a vision model attends window by window.
+        allowed: on scores and patterns, which keys each query may see [#batch #head query_pos key_pos]; None: all.
+    """
+
+    point: PointId
+    batch: Batch | None
+    start: int = 0
+    allowed: Tensor | None = None
+
+    @property
+    def name(self) -> str:
+        return self.point.name
+
+
+HookFn = Callable[[Tensor, HookContext], Tensor | None]
+Hooks = Mapping[str, Sequence[HookFn]]
+Fired = Counter[str]
+
+
+class Adapter(Protocol):
+    """One opened model.
+
+    Attributes:
+        heads: query heads of each layer for each tower; 0 in layers without attention.
+        kv_heads: key/value heads likewise.
+        available: hook points by name.
+        refused: hook points this model cannot serve, with the reason.
+        output_name: what the forward returns: 'logits', 'last_hidden_state', ...
+        n_positions: how many tokens the model can place; None where nothing says so.
+        position_ids: how left padding is told to the model: 'argument', 'mask' (it reads the attention mask), or
+            'none' (it cannot be told).
+        probe_inputs: the smallest inputs that run every part of the model.
+    """
+
+    heads: Mapping[str, tuple[int, ...]]
+    kv_heads: Mapping[str, tuple[int, ...]]
+    available: Mapping[str, PointId]
+    refused: Mapping[str, str]
+    output_name: str
+    n_positions: int | None
+    position_ids: str
+    probe_inputs: Mapping[str, Tensor]
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def attached(self, hooks: Hooks, batch: Batch | None) -> AbstractContextManager[Fired]: ...
+
+    def forward(self, inputs: Mapping[str, Any]) -> Tensor: ...
+
+    def plain_forward(self, inputs: Mapping[str, Any]) -> Tensor: ...
+
+    def w_out(self, layer: int, tower: str = "") -> Tensor: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+
+def run_hooks(hooks: Sequence[HookFn], value: Tensor, context: HookContext, fired: Fired) -> Tensor:
+    """The tensor after every hook, each seeing what the one before it returned.
+
+    Raises:
+        InterpError: E206 where a hook returns another shape (broadcasting would accept it without a word).
+    """
+    for hook in hooks:
+        new = hook(value, context)
+        if new is None:
+            continue
+        if new.shape != value.shape:
+            raise InterpError("E206", f"hook returned shape {tuple(new.shape)} for {tuple(value.shape)} ({context.point.axes})", where=context.name)
+        value = new.to(value.dtype)
+    if context.start == 0:
+        fired[context.name] += 1
+    return value

@@ -1,0 +1,252 @@
+"""Any transformers model: hooks on its modules, and on the attention function it calls."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interp.hooks.adapters.base import Fired, HookContext, Hooks, run_hooks
+from interp.hooks.adapters.probe_inputs import probe_inputs
+from interp.hooks.adapters.projections import Projection
+from interp.hooks.adapters.registry import SITES, AttentionSite, registered
+from interp.hooks.adapters.structure import Block, Tower, find_towers
+from interp.hooks.batch import Batch
+from interp.hooks.names import PointId
+from interp.kernels.errors import InterpError
+
+REGISTRY_KINDS = {
+    "attn.hook_rot_q": "attn.registry_q",
+    "attn.hook_rot_k": "attn.registry_k",
+    "attn.hook_v": "attn.registry_v",
+    "attn.hook_attn_scores": "attn.hook_attn_scores",
+    "attn.hook_pattern": "attn.hook_pattern",
+}
+"""Hook points served inside the attention call. Without rotary positions, `hook_q` and `hook_k` are served there too."""
+
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+READS_MASK = frozenset({"bloom", "qwen2_vl", "qwen2_5_vl"})
+"""Architectures that place tokens by the attention mask themselves, so that left padding needs no position ids."""
+
+OUTPUTS = ("logits", "last_hidden_state", "logits_per_image", "pooler_output")
+
+
+class HuggingFaceAdapter:
+    """Hooks for one transformers model. See `interp.hooks.adapters.base.Adapter`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        from interp.hooks.adapters.proof import prove
+
+        self.model = model
+        self.config: Any = model.config
+        self.towers = {tower.name: tower for tower in find_towers(model)}
+        if not self.towers:
+            raise InterpError("E401", f"{type(model).__name__} has no attention block that we recognise", fix="models need multi-head attention in their layers; state-space and convolution models have no heads")
+        self.takes = frozenset(inspect.signature(model.forward).parameters)
+        self.configs = _attention_configs(model)
+        self.rotary: set[tuple[str, int]] = set()
+        self.projections: dict[tuple[str, int], dict[str, Projection]] = {}
+        for tower in self.towers.values():
+            for block in tower.blocks.values():
+                SITES[block.attn] = AttentionSite(getattr(block.attn, "config", self.config)._attn_implementation or "eager")
+        text = self.config.get_text_config()
+        self.n_positions = next((value for name in POSITIONS if isinstance(value := getattr(text, name, None), int)), None)
+        reads_mask = self.config.model_type in READS_MASK
+        self.position_ids = "mask" if reads_mask else "argument" if "position_ids" in self.takes else "none"
+        self.probe_inputs = probe_inputs(model)
+        self.output_name = ""
+        self.available, self.refused = prove(self)
+
+    @property
+    def heads(self) -> Mapping[str, tuple[int, ...]]:
+        return {name: tower.heads for name, tower in self.towers.items()}
+
+    @property
+    def kv_heads(self) -> Mapping[str, tuple[int, ...]]:
+        return {name: tower.kv_heads for name, tower in self.towers.items()}
+
+    def block(self, layer: int, tower: str = "") -> Block:
+        return self.towers[tower].blocks[layer]
+
+    def w_out(self, layer: int, tower: str = "") -> Tensor:
+        """Output projection of a layer [head d_head d_model]."""
+        return self.block(layer, tower).w_out
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "architecture": type(self.model).__name__,
+            "model_type": self.config.model_type,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "attention": sorted({SITES[block.attn].native for tower in self.towers.values() for block in tower.blocks.values()}),
+        }
+
+    def plain_forward(self, inputs: Mapping[str, Any]) -> Tensor:
+        """The model's primary output with nothing of ours in the way."""
+        if self.model.training:
+            raise InterpError("E205", "the model is in training mode; dropout would make every number random", fix="call model.eval()")
+        extra = {"use_cache": False} if "use_cache" in self.takes else {}
+        output = self.model(**inputs, **extra)
+        for name in OUTPUTS:
+            if getattr(output, name, None) is not None:
+                self.output_name = name
+                return getattr(output, name)
+        raise InterpError("E405", f"{type(output).__name__} has none of {', '.join(OUTPUTS)}", where=type(self.model).__name__)
+
+    def forward(self, inputs: Mapping[str, Any]) -> Tensor:
+        """The same, with whatever hooks are attached."""
+        for tower in self.towers.values():
+            for block in tower.blocks.values():
+                SITES[block.attn].seen = SITES[block.attn].calls = 0
+        return self.plain_forward(inputs)
+
+    @contextmanager
+    def attached(self, hooks: Hooks, batch: Batch | None) -> Iterator[Fired]:
+        """Hooks are in place inside the block and gone after it, also after an error."""
+        fired: Fired = Counter()
+        grouped: dict[tuple[str, int | None], dict[str, Callable[..., Tensor]]] = {}
+        for name, functions in hooks.items():
+            point = self.available[name]
+
+            def fire(value: Tensor, start: int = 0, allowed: Tensor | None = None, *, point: PointId = point, functions: Any = functions) -> Tensor:
+                return run_hooks(functions, value, HookContext(point, batch, start, allowed), fired)
+
+            grouped.setdefault((point.tower, point.layer), {})[point.kind] = fire
+        with ExitStack() as stack:
+            uses_registry = False
+            for (tower, layer), fires in grouped.items():
+                if layer is None:
+                    _attach_tower(stack, self.towers[tower], fires)
+                else:
+                    uses_registry |= self._attach_block(stack, tower, layer, fires)
+            stack.enter_context(registered(self.configs) if uses_registry else nullcontext())
+            yield fired
+
+    def _attach_block(self, stack: ExitStack, tower: str, layer: int, fires: dict[str, Callable[..., Tensor]]) -> bool:
+        """Hook one layer; True where the attention function itself is needed."""
+        block = self.block(layer, tower)
+        in_call: dict[str, Callable[..., Tensor]] = {}
+        for kind, fire in fires.items():
+            which = kind.removeprefix("attn.hook_")
+            if kind in REGISTRY_KINDS:
+                in_call[REGISTRY_KINDS[kind]] = fire
+            elif which in ("q", "k") and (tower, layer) not in self.rotary:
+                in_call[f"attn.registry_{which}"] = fire
+            elif which in ("q", "k"):
+                _on_projection(stack, self.projections[tower, layer][which], fire)
+            elif kind == "attn.hook_z":
+                _on_input(stack, block.out, lambda x, fire=fire: fire(x.unflatten(-1, (block.n_heads, block.d_head))).flatten(-2))
+            elif kind == "hook_resid_pre":
+                _on_input(stack, block.module, fire)
+            elif kind == "hook_resid_post":
+                _on_output(stack, block.module, fire)
+            elif kind == "hook_mlp_out":
+                assert block.mlp_write is not None
+                _on_output(stack, block.mlp_write, fire)
+            else:
+                assert kind in ("hook_attn_out", "hook_resid_mid"), kind
+        _attach_attention_write(stack, block, fires.get("hook_attn_out"), fires.get("hook_resid_mid"))
+        if in_call:
+            site = SITES[block.attn]
+            stack.callback(site.clear)
+            site.kinds = frozenset(in_call)
+            site.fire = lambda kind, *args: in_call[kind](*args)
+        return bool(in_call)
+
+
+def _attach_attention_write(stack: ExitStack, block: Block, attn_out: Callable[..., Tensor] | None, resid_mid: Callable[..., Tensor] | None) -> None:
+    """resid_mid is resid_pre + attn_out; an edit of it is carried by attn_out, which is what the layer adds."""
+    if attn_out is not None:
+        _on_output(stack, block.attn_write, attn_out)
+    if resid_mid is not None:
+        entering: list[Tensor] = []
+
+        def remember(x: Tensor) -> Tensor:
+            entering[:] = [x]
+            return x
+
+        def shift(x: Tensor) -> Tensor:
+            mid = entering[0] + x
+            edited = resid_mid(mid)
+            return x if edited is mid else x + (edited - mid)
+
+        _on_input(stack, block.module, remember)
+        _on_output(stack, block.attn_write, shift)
+
+
+def _attach_tower(stack: ExitStack, tower: Tower, fires: dict[str, Callable[..., Tensor]]) -> None:
+    for kind, fire in fires.items():
+        module = {"hook_embed": tower.embed, "hook_pos_embed": tower.pos_embed, "ln_final.hook_scale": tower.final_norm}[kind]
+        assert module is not None
+        if kind == "ln_final.hook_scale":
+            _on_input(stack, module, lambda x, module=module, fire=fire: (fire(norm_scale(module, x)), x)[1])
+        else:
+            _on_output(stack, module, fire)
+
+
+def norm_scale(norm: nn.Module, x: Tensor) -> Tensor:
+    """The divisor of a norm: sqrt(variance + eps) of a LayerNorm, sqrt(mean square + eps) of an RMSNorm [batch pos 1]."""
+    eps = next(float(getattr(norm, name)) for name in ("eps", "variance_epsilon") if hasattr(norm, name))
+    centred = x - x.mean(-1, keepdim=True) if isinstance(norm, nn.LayerNorm) else x
+    return (centred.float().pow(2).mean(-1, keepdim=True) + eps).sqrt()
+
+
+def _batched(fire: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Some vision models run without a batch axis; hooks always see one."""
+    return fire(x) if x.ndim == 3 else fire(x[None])[0]
+
+
+def _on_input(stack: ExitStack, module: nn.Module, fire: Callable[[Tensor], Tensor]) -> None:
+    def pre_hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args:
+            return (_batched(fire, args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": _batched(fire, kwargs["hidden_states"])}
+
+    stack.callback(module.register_forward_pre_hook(pre_hook, with_kwargs=True).remove)
+
+
+def _on_output(stack: ExitStack, module: nn.Module, fire: Callable[[Tensor], Tensor]) -> None:
+    def hook(_: nn.Module, __: Any, output: Any) -> Any:
+        return (_batched(fire, output[0]), *output[1:]) if isinstance(output, tuple) else _batched(fire, output)
+
+    stack.callback(module.register_forward_hook(hook).remove)
+
+
+def _on_projection(stack: ExitStack, projection: Projection, fire: Callable[[Tensor], Tensor]) -> None:
+    def edit(output: Tensor) -> Tensor:
+        seen = projection.view(output)
+        new = fire(seen)
+        if new is seen:
+            return output
+        output = output.clone()
+        projection.view(output).copy_(new)
+        return output
+
+    _on_output(stack, projection.module, edit)
+
+
+def _attention_configs(model: nn.Module) -> list[Any]:
+    """Every configuration object that decides which attention function is called."""
+    owners = {id(module.config): module.config for module in model.modules() if hasattr(getattr(module, "config", None), "_attn_implementation_internal")}
+    return list(owners.values())
+
+
+@torch.no_grad()
+def count_calls(adapter: HuggingFaceAdapter, inputs: Mapping[str, Any]) -> dict[tuple[str, int], int]:
+    """How often each layer called the registered attention function in one forward."""
+    with registered(adapter.configs):
+        adapter.forward(inputs)
+    return {(name, layer): SITES[block.attn].calls for name, tower in adapter.towers.items() for layer, block in tower.blocks.items()}

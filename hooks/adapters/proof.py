@@ -1,0 +1,183 @@
+"""Proof of the hook points: what `structure` guessed by name is kept only if the numbers of one forward agree.
+
+Checked for every layer: the attention function is called; pattern times values is what enters the output projection;
+attention and MLP writes add up from resid_pre to resid_post; the projections found hold the values that attention got;
+and whether the MLP reads the attention's output (it does not in parallel blocks, which have no resid_mid).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from interp.hooks.adapters.base import HookContext
+from interp.hooks.adapters.projections import Projection, candidates
+from interp.hooks.adapters.registry import SITES
+from interp.hooks.adapters.structure import Block, Tower, with_measured_heads
+from interp.hooks.capture import Recorder
+from interp.hooks.names import POINTS, TOWER_POINTS, PointId
+
+if TYPE_CHECKING:
+    from interp.hooks.adapters.huggingface import HuggingFaceAdapter
+
+IN_CALL = ("attn.hook_rot_q", "attn.hook_rot_k", "attn.hook_v", "attn.hook_attn_scores", "attn.hook_pattern")
+WRITES = ("hook_attn_out", "hook_mlp_out", "hook_resid_mid")
+DERIVED = "attn.hook_result"
+
+BYPASS = "this architecture computes attention in its own code and never calls the attention function; z works, scores and pattern do not exist for us"
+NOT_RUN = "the probe could not run this tower (no input recipe for this architecture in hooks/adapters/probe_inputs.py)"
+GATED = "what enters the output projection is not pattern times values on this architecture"
+NO_SUM = "attention and MLP writes do not add up from resid_pre to resid_post on this architecture"
+PARALLEL = "the block is parallel: attention and MLP both read resid_pre, nothing stands between them"
+NO_ROTARY = "positions are not rotary here; hook_q and hook_k are what attention gets"
+NO_PROJECTION = "no linear layer was found whose output holds queries and keys before rotary positions"
+NO_MODULE = "no module of this architecture was recognised as this point"
+
+Points = dict[str, PointId]
+Refusals = dict[str, str]
+
+
+@torch.no_grad()
+def prove(adapter: HuggingFaceAdapter) -> tuple[Points, Refusals]:
+    """The hook points that hold on this model, and the reason for each one that does not."""
+    from interp.hooks.adapters.huggingface import count_calls
+
+    inputs = adapter.probe_inputs
+    calls = count_calls(adapter, inputs)
+    _measure_heads(adapter)
+    refused: Refusals = {}
+    points = [point for tower in adapter.towers.values() for point in _guesses(tower)]
+    for point in points:
+        reason = _missing(adapter, point, calls)
+        if reason:
+            refused[point.name] = reason
+    adapter.available = {point.name: point for point in points if point.name not in refused}
+    seen, outputs = _observe(adapter, inputs)
+    for tower in adapter.towers.values():
+        for block in tower.blocks.values():
+            for kind, reason in _disproved(adapter, tower, block, seen, outputs):
+                refused.setdefault(PointId(tower.name, kind, block.layer).name, reason)
+        if _is_parallel(adapter, tower, inputs, seen):
+            refused.update({PointId(tower.name, "hook_resid_mid", layer).name: PARALLEL for layer in tower.blocks})
+    return {name: point for name, point in adapter.available.items() if name not in refused}, refused
+
+
+def _guesses(tower: Tower) -> Iterator[PointId]:
+    for kind in POINTS:
+        if kind in TOWER_POINTS:
+            yield PointId(tower.name, kind)
+        else:
+            yield from (PointId(tower.name, kind, layer) for layer in tower.blocks)
+
+
+def _measure_heads(adapter: HuggingFaceAdapter) -> None:
+    """Head counts as the attention call showed them, where it was called."""
+    for name, tower in adapter.towers.items():
+        blocks = {layer: with_measured_heads(block, *SITES[block.attn].heads) if SITES[block.attn].heads[0] else block for layer, block in tower.blocks.items()}
+        adapter.towers[name] = replace(tower, blocks=blocks)
+
+
+def _missing(adapter: HuggingFaceAdapter, point: PointId, calls: Mapping[tuple[str, int], int]) -> str | None:
+    """The reason why a point cannot even be tried."""
+    tower = adapter.towers[point.tower]
+    if point.layer is None:
+        module = {"hook_embed": tower.embed, "hook_pos_embed": tower.pos_embed, "ln_final.hook_scale": tower.final_norm}[point.kind]
+        return NO_MODULE if module is None else None
+    if point.kind in (*IN_CALL, "attn.hook_q", "attn.hook_k") and not calls[point.tower, point.layer]:
+        return BYPASS
+    if point.kind == "hook_mlp_out" and tower.blocks[point.layer].mlp_write is None:
+        return NO_MODULE
+    return None
+
+
+def _observe(adapter: HuggingFaceAdapter, inputs: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
+    """One forward with everything recorded: hook points by name, and projection outputs by module identity."""
+    recorder = Recorder()
+    outputs: dict[int, Tensor] = {}
+    names = [name for name, point in adapter.available.items() if point.kind not in (DERIVED, "attn.hook_q", "attn.hook_k")]
+    with ExitStack() as stack:
+        for tower in adapter.towers.values():
+            for block in tower.blocks.values():
+                for module in {projection.module for found in candidates(block) for projection in found.values()}:
+                    handle = module.register_forward_hook(lambda m, _, out: outputs.__setitem__(id(m), out if out.ndim == 3 else out[None]))
+                    stack.callback(handle.remove)
+        stack.enter_context(adapter.attached({name: [recorder] for name in names}, None))
+        adapter.forward(inputs)
+    return recorder.tensors(), outputs
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Equal up to the rounding of the model's dtype."""
+    tolerance = 1e-4 if a.dtype in (torch.float32, torch.float64) else 5e-2
+    return a.shape == b.shape and bool((a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1.0))
+
+
+def _disproved(adapter: HuggingFaceAdapter, tower: Tower, block: Block, seen: Mapping[str, Tensor], outputs: Mapping[int, Tensor]) -> Iterator[tuple[str, str]]:
+    """(kind, reason) of every point of this layer that the numbers refute."""
+
+    def at(kind: str) -> Tensor | None:
+        return seen.get(PointId(tower.name, kind, block.layer).name)
+
+    z, pattern, v = at("attn.hook_z"), at("attn.hook_pattern"), at("attn.hook_v")
+    if z is None:
+        yield from ((kind, NOT_RUN) for kind in POINTS if kind not in TOWER_POINTS)
+        return
+    if pattern is not None and v is not None:
+        values = v.repeat_interleave(block.n_heads // block.n_kv_heads, dim=2)
+        if not _close(torch.einsum("bhqk,bkhd->bqhd", pattern, values), z):
+            yield from (("attn.hook_z", GATED), (DERIVED, GATED))
+        yield from _projection_points(adapter, tower, block, v, at("attn.hook_rot_q"), outputs)
+    writes = {kind: at(kind) for kind in ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")}
+    if not all(isinstance(value, Tensor) for value in writes.values()) or not _close(_rebuilt(block, writes), writes["hook_resid_post"]):  # type: ignore[arg-type]
+        yield from ((kind, NO_SUM) for kind in WRITES)
+
+
+def _rebuilt(block: Block, writes: Mapping[str, Any]) -> Tensor:
+    """resid_post from its parts, by the rule of the block."""
+    mid = writes["hook_resid_pre"] + writes["hook_attn_out"]
+    if block.norms is None:
+        return mid + writes["hook_mlp_out"]
+    first, second = block.norms
+    return second(first(mid) + writes["hook_mlp_out"])
+
+
+def _projection_points(adapter: HuggingFaceAdapter, tower: Tower, block: Block, v: Tensor, q: Tensor | None, outputs: Mapping[int, Tensor]) -> Iterator[tuple[str, str]]:
+    """Keep the projections whose v is the v that attention got; their q then tells whether positions are rotary."""
+    key = (tower.name, block.layer)
+    proven = next((found for found in candidates(block) if _holds(found["v"], outputs, v)), None)
+    if proven is not None and q is not None and _holds(proven["q"], outputs, q):
+        yield from (("attn.hook_rot_q", NO_ROTARY), ("attn.hook_rot_k", NO_ROTARY))
+        return
+    adapter.rotary.add(key)
+    if proven is None:
+        yield from (("attn.hook_q", NO_PROJECTION), ("attn.hook_k", NO_PROJECTION))
+    else:
+        adapter.projections[key] = proven
+
+
+def _holds(projection: Projection, outputs: Mapping[int, Tensor], value: Tensor) -> bool:
+    output = outputs.get(id(projection.module))
+    return output is not None and _close(projection.view(output), value)
+
+
+def _is_parallel(adapter: HuggingFaceAdapter, tower: Tower, inputs: Mapping[str, Any], seen: Mapping[str, Tensor]) -> bool:
+    """Does the MLP of the first layer with attention ignore a change of the attention's output?"""
+    layer = min(tower.blocks)
+    write, read = (PointId(tower.name, kind, layer).name for kind in ("hook_attn_out", "hook_mlp_out"))
+    if write not in seen or read not in seen:
+        return False
+    recorder = Recorder()
+
+    def double(value: Tensor, _: HookContext) -> Tensor:
+        return 2 * value + 1
+
+    hooks: dict[str, list[Any]] = defaultdict(list, {write: [double], read: [recorder]})
+    with adapter.attached(hooks, None):
+        adapter.forward(inputs)
+    return torch.equal(recorder.tensors()[read], seen[read])

@@ -1,0 +1,165 @@
+"""Where the attention blocks of a transformers model are: found by name here, proven by numbers in `proof.py`.
+
+Architectures differ in what they call things, not in what they do. The lists below are those names, in the order in
+which they are tried. A guess that is wrong costs a hook point, never a wrong number: `proof` refuses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+ATTENTION = ("attention.self", "self_attn", "self_attention", "attn", "attention", "SelfAttention")
+OUT_PROJECTION = ("o_proj", "out_proj", "c_proj", "dense", "proj", "wo", "out_lin")
+MLP_WRITE = ("post_feedforward_layernorm", "layer_scale2", "mlp", "feed_forward", "block_sparse_moe", "ffn", "fc2")
+FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "layernorm", "post_layernorm", "ln_post", "layer_norm")
+EMBED = ("embed_tokens", "wte", "embed_in", "word_embeddings", "embeddings.word_embeddings", "embeddings.token_embedding", "token_embedding", "embeddings", "patch_embed")
+POSITION_EMBED = ("wpe", "embeddings.position_embeddings", "embed_positions")
+HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_head", "n_heads")
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One layer with attention.
+
+    Attributes:
+        module: the layer; its input is resid_pre and its output resid_post.
+        attn: the module that calls the attention function.
+        out: output projection; its input is z.
+        attn_write: its output is what attention adds to the residual stream (a norm or scale may stand after `out`).
+        mlp_write: the same for the MLP; None where no name fits.
+        norms: (after attention, after MLP) in post-norm blocks, where the sum is normalised before it goes on.
+    """
+
+    layer: int
+    module: nn.Module
+    attn: nn.Module
+    out: nn.Module
+    attn_write: nn.Module
+    mlp_write: nn.Module | None
+    norms: tuple[nn.Module, nn.Module] | None
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+
+    @property
+    def w_out(self) -> Tensor:
+        """Output projection as [head, d_head, d_model]. Conv1D stores it as (in, out), Linear as (out, in)."""
+        weight = self.out.weight if type(self.out).__name__ == "Conv1D" else self.out.weight.T
+        return weight.reshape(self.n_heads, self.d_head, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Tower:
+    """One stack of layers: the language model, or the vision model beside it.
+
+    Attributes:
+        name: '' for the main stack, 'vision' or another prefix otherwise.
+        path: where the list of layers is in the model.
+        blocks: layer number -> block, for the layers that have attention.
+        n_layers: number of layers, with and without attention.
+    """
+
+    name: str
+    path: str
+    n_layers: int
+    blocks: dict[int, Block]
+    embed: nn.Module | None
+    pos_embed: nn.Module | None
+    final_norm: nn.Module | None
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Query heads of each layer; 0 in layers without attention."""
+        return tuple(self.blocks[layer].n_heads if layer in self.blocks else 0 for layer in range(self.n_layers))
+
+    @property
+    def kv_heads(self) -> tuple[int, ...]:
+        return tuple(self.blocks[layer].n_kv_heads if layer in self.blocks else 0 for layer in range(self.n_layers))
+
+
+def find_towers(model: nn.Module) -> tuple[Tower, ...]:
+    """Every stack of layers that has attention, main stack first."""
+    found = []
+    for path, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module):
+            blocks = {layer: block for layer, child in enumerate(module) if (block := find_block(layer, child)) is not None}
+            if blocks:
+                found.append((path, len(module), blocks))
+    names = _tower_names([path for path, _, _ in found])
+    towers = [_tower(model, name, path, n_layers, blocks) for name, (path, n_layers, blocks) in zip(names, found, strict=True)]
+    return tuple(sorted(towers, key=lambda tower: tower.name))
+
+
+def _tower_names(paths: list[str]) -> list[str]:
+    if len(paths) == 1:
+        return [""]
+    roles = ["vision" if "vis" in path else "audio" if "audio" in path else "encoder" if "encoder" in path and "text" not in path else "" for path in paths]
+    return [role if roles.count(role) == 1 else path.replace(".", "_") for role, path in zip(roles, paths, strict=True)]
+
+
+def _tower(model: nn.Module, name: str, path: str, n_layers: int, blocks: dict[int, Block]) -> Tower:
+    """The norm, embedding and position embedding stand beside the layers, or one or two levels above them."""
+    parts = path.split(".")
+    owners = [model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts) - 1, max(len(parts) - 3, -1), -1)]
+
+    def beside(names: tuple[str, ...]) -> nn.Module | None:
+        return next((module for owner in owners for module in _named(owner, names)), None)
+
+    return Tower(name, path, n_layers, blocks, beside(EMBED), beside(POSITION_EMBED), beside(FINAL_NORM))
+
+
+def _named(owner: nn.Module, names: tuple[str, ...]) -> Iterator[nn.Module]:
+    for name in names:
+        module: Any = owner
+        for part in name.split("."):
+            module = getattr(module, part, None)
+        if isinstance(module, nn.Module):
+            yield module
+
+
+def find_block(layer: int, module: nn.Module) -> Block | None:
+    """The attention block in a layer; None where the layer has none that we recognise."""
+    for attn in _named(module, ATTENTION):
+        holder = module.attention.output if attn is getattr(getattr(module, "attention", None), "self", None) else attn
+        out = next(_named(holder, OUT_PROJECTION), None)
+        n_heads = head_count(attn)
+        if out is None or not n_heads or not hasattr(out, "weight"):
+            continue
+        width = out.weight.shape[0] if type(out).__name__ == "Conv1D" else out.weight.shape[1]
+        n_kv_heads = n_heads // int(getattr(attn, "num_key_value_groups", 1) or 1)
+        return Block(layer, module, attn, out, _attn_write(module, out), _mlp_write(module), _post_norms(module), n_heads, n_kv_heads, width // n_heads)
+    return None
+
+
+def head_count(attn: nn.Module) -> int | None:
+    """Number of query heads, from the module or its configuration."""
+    owners = (attn, getattr(attn, "config", None))
+    return next((int(getattr(owner, name)) for owner in owners for name in HEAD_COUNTS if isinstance(getattr(owner, name, None), int)), None)
+
+
+def _attn_write(module: nn.Module, out: nn.Module) -> nn.Module:
+    if hasattr(module, "post_feedforward_layernorm") and hasattr(module, "post_attention_layernorm"):
+        return module.post_attention_layernorm
+    return getattr(module, "layer_scale1", out)
+
+
+def _mlp_write(module: nn.Module) -> nn.Module | None:
+    if _post_norms(module) is not None:
+        return module.output.dense
+    return next(_named(module, MLP_WRITE), None)
+
+
+def _post_norms(module: nn.Module) -> tuple[nn.Module, nn.Module] | None:
+    """BERT-like layers: normalise(resid_pre + attention), then normalise(that + MLP)."""
+    first = next(_named(module, ("attention.output.LayerNorm",)), None)
+    second = next(_named(module, ("output.LayerNorm",)), None)
+    return (first, second) if first is not None and second is not None else None
+
+
+def with_measured_heads(block: Block, n_heads: int, n_kv_heads: int) -> Block:
+    """The block with the head counts that the attention call itself showed."""
+    return replace(block, n_heads=n_heads, n_kv_heads=n_kv_heads, d_head=block.d_head * block.n_heads // n_heads)

@@ -1,0 +1,138 @@
+"""TransformerLens bridges as hooked models, and hooked models as bridges."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from interp.hooks.adapters.base import Fired, HookContext, Hooks, run_hooks
+from interp.hooks.adapters.probe_inputs import N_TOKENS
+from interp.hooks.batch import Batch
+from interp.hooks.names import POINTS, TOWER_POINTS, PointId
+from interp.kernels.errors import InterpError
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from interp.hooks.model import HookedModel
+
+DERIVED = "attn.hook_result"
+SCORES = "attn.hook_attn_scores"
+ABSENT = "this bridge has no such hook point"
+DEAD = "the bridge fires this hook on a tensor that was already used; a change of it is dropped"
+
+
+class BridgeAdapter:
+    """A booted or native `TransformerBridge`, read and edited through its own hook points.
+
+    Every point is tried once with a large edit; those that change nothing are refused.
+    """
+
+    def __init__(self, bridge: TransformerBridge) -> None:
+        self.bridge = bridge
+        config = bridge.cfg
+        n_layers, n_heads = config.n_layers, config.n_heads
+        self.heads: Mapping[str, tuple[int, ...]] = {"": (n_heads,) * n_layers}
+        self.kv_heads: Mapping[str, tuple[int, ...]] = {"": (config.n_key_value_heads or n_heads,) * n_layers}
+        self.output_name = "logits"
+        self.n_positions: int | None = config.n_ctx
+        self.position_ids = "none"
+        self.probe_inputs = {"input_ids": torch.arange(3, 3 + N_TOKENS)[None] % config.d_vocab}
+        bridge.eval()
+        self.available, self.refused = self._prove()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.bridge.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.bridge.parameters()).device
+
+    def w_out(self, layer: int, tower: str = "") -> Tensor:
+        """Output projection of a layer [head d_head d_model]."""
+        return self.bridge.blocks[layer].attn.W_O
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "architecture": self.bridge.cfg.architecture or type(self.bridge).__name__,
+            "model_type": "transformer_lens",
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "attention": ["eager"],
+        }
+
+    def plain_forward(self, inputs: Mapping[str, Any]) -> Tensor:
+        """The bridge's logits with no hooks of ours."""
+        return self.bridge(inputs["input_ids"].to(self.device), attention_mask=inputs.get("attention_mask"), return_type="logits")
+
+    forward = plain_forward
+
+    @contextmanager
+    def attached(self, hooks: Hooks, batch: Batch | None) -> Iterator[Fired]:
+        """Hooks are in place inside the block and gone after it, also after an error."""
+        fired: Fired = Counter()
+        allowed: dict[int | None, Tensor] = {}
+        pairs: list[tuple[str, Callable[..., Any]]] = []
+        for layer in {self.available[name].layer for name in hooks if name.endswith("hook_pattern")}:
+            scores = PointId("", SCORES, layer)
+            if scores.name in self.available:
+                pairs.append((scores.name, lambda x, hook, layer=layer: allowed.__setitem__(layer, x > torch.finfo(x.dtype).min / 2)))
+        for name, functions in hooks.items():
+            point = self.available[name]
+
+            def run(x: Tensor, hook: Any, *, point: PointId = point, functions: Any = functions) -> Tensor:
+                return run_hooks(functions, x, HookContext(point, batch, allowed=allowed.get(point.layer)), fired)
+
+            pairs.append((name, run))
+        with self.bridge.hooks(fwd_hooks=pairs):
+            yield fired
+
+    @torch.no_grad()
+    def _prove(self) -> tuple[dict[str, PointId], dict[str, str]]:
+        """Points the bridge has, less those whose kind drops edits in the first layer."""
+        plain, cache = self.bridge.run_with_cache(self.probe_inputs["input_ids"].to(self.device))
+        points = [PointId("", kind) for kind in TOWER_POINTS]
+        points += [PointId("", kind, layer) for kind in POINTS if kind not in TOWER_POINTS for layer in range(self.bridge.cfg.n_layers)]
+        refused = {point.name: ABSENT for point in points if point.name not in cache and point.kind != DERIVED}
+        for kind in POINTS:
+            first = PointId("", kind, None if kind in TOWER_POINTS else 0)
+            if first.name in cache and kind != "ln_final.hook_scale" and not self._is_live(first.name, plain):
+                refused.update({point.name: DEAD for point in points if point.kind == kind})
+        return {point.name: point for point in points if point.name not in refused}, refused
+
+    def _is_live(self, name: str, plain: Tensor) -> bool:
+        with self.bridge.hooks(fwd_hooks=[(name, lambda x, hook: 1 - 3 * x.flip(-1))]):
+            edited = self.plain_forward(self.probe_inputs)
+        return float((edited - plain).abs().max()) > 1e-4
+
+
+def bridge_copy(model: HookedModel) -> TransformerBridge:
+    """A bridge over a copy of the model.
+
+    Raises:
+        InterpError: E403 for vision-language models (booting one may install packages) and for architectures that
+            TransformerLens has no adapter for.
+    """
+    from interp.hooks.adapters.huggingface import HuggingFaceAdapter
+
+    if isinstance(model.adapter, BridgeAdapter):
+        return copy.deepcopy(model.adapter.bridge)
+    assert isinstance(model.adapter, HuggingFaceAdapter)
+    if "vision" in model.heads:
+        raise InterpError("E403", f"{model.name} sees images; TransformerLens may install packages when it boots such a model", fix="use the HookedModel itself")
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    architecture = type(model.adapter.model).__name__
+    if architecture not in SUPPORTED_ARCHITECTURES:
+        raise InterpError("E403", f"TransformerLens has no adapter for {architecture}", fix="use the HookedModel itself")
+    twin = copy.deepcopy(model.adapter.model)
+    bridge = build_bridge_from_module(twin, architecture, hf_config=twin.config, tokenizer=model.tokenizer, dtype=model.dtype)
+    return bridge.eval()

@@ -1,0 +1,138 @@
+"""Edits of one tensor: which cells of an activation change, and to what. The building blocks of `interventions`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from interp.hooks.adapters.base import HookContext, HookFn
+from interp.hooks.batch import Batch
+from interp.kernels.errors import InterpError, suggest
+
+Positions = None | str | tuple[int, ...]
+"""Where an edit acts: None everywhere, 'end' the last real token, a role of the task, or positions of every prompt."""
+
+New = Callable[[Tensor, HookContext], Tensor]
+
+
+def positions_mask(batch: Batch, positions: Positions, length: int, size: int) -> Bool[Tensor, "batch pos"] | None:
+    """True where an edit acts; None for everywhere.
+
+    Raises:
+        InterpError: E313 unknown role or position outside the prompts.
+    """
+    if positions is None:
+        return None
+    chosen = torch.zeros(size, length, dtype=torch.bool)
+    if positions == "end" and batch.mask is not None:
+        chosen[torch.arange(size), batch.end.cpu()] = True
+        return chosen
+    if isinstance(positions, str):
+        if positions not in batch.spans:
+            raise InterpError("E313", f"no position is called {positions!r}", fix=suggest(positions, ("end", *batch.spans)))
+        for row, span in enumerate(batch.spans[positions]):
+            chosen[row, list(span)] = True
+        return chosen
+    for position in positions:
+        if not 0 <= position < length:
+            raise InterpError("E313", f"position {position} is outside prompts of {length} tokens", fix="positions count from 0, padding included")
+        chosen[:, position] = True
+    return chosen
+
+
+def _shifted(mask: Tensor | None, context: HookContext, length: int) -> Tensor | None:
+    """The part of a position mask that lies in this window."""
+    return None if mask is None else mask[:, context.start : context.start + length]
+
+
+def replace_heads(batch: Batch, heads: list[int], positions: Positions, new: New) -> HookFn:
+    """Hook on [batch pos head d_head]: the chosen heads at the chosen positions become `new`, the rest stays."""
+
+    def hook(x: Tensor, context: HookContext) -> Tensor:
+        value = new(x, context).to(x.dtype).expand_as(x)
+        where = torch.zeros(x.shape[2], dtype=torch.bool, device=x.device)
+        where[heads] = True
+        chosen = where[None, None, :, None]
+        rows = _shifted(positions_mask(batch, positions, context.start + x.shape[1], x.shape[0]), context, x.shape[1])
+        if rows is not None:
+            chosen = chosen & rows.to(x.device)[:, :, None, None]
+        return torch.where(chosen, value, x)
+
+    return hook
+
+
+def replace_rows(batch: Batch, heads: list[int], queries: Positions, new: New) -> HookFn:
+    """Hook on [batch head query_pos key_pos]: the chosen heads' rows at the chosen queries become `new`."""
+
+    def hook(x: Tensor, context: HookContext) -> Tensor:
+        where = torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
+        where[heads] = True
+        chosen = where[None, :, None, None]
+        rows = _shifted(positions_mask(batch, queries, context.start + x.shape[2], x.shape[0]), context, x.shape[2])
+        if rows is not None:
+            chosen = chosen & rows.to(x.device)[:, None, :, None]
+        return torch.where(chosen, new(x, context).to(x.dtype), x)
+
+    return hook
+
+
+def visible(pattern: Tensor, context: HookContext) -> Tensor:
+    """Which keys each query may see, as numbers [batch head query_pos key_pos]."""
+    if context.allowed is None:
+        return torch.ones_like(pattern)
+    return context.allowed.to(pattern.dtype).expand_as(pattern)
+
+
+def uniform_pattern(pattern: Tensor, context: HookContext) -> Tensor:
+    """Equal attention to every key the query may see."""
+    keys = visible(pattern, context)
+    return keys / keys.sum(-1, keepdim=True).clamp(min=1)
+
+
+def identity_pattern(pattern: Tensor, context: HookContext) -> Tensor:
+    """Every query attends to itself alone."""
+    return torch.eye(pattern.shape[-2], pattern.shape[-1], dtype=pattern.dtype, device=pattern.device).expand_as(pattern)
+
+
+def first_key_pattern(pattern: Tensor, context: HookContext) -> Tensor:
+    """Every query attends to the first key it may see (the usual sink)."""
+    first = visible(pattern, context).argmax(-1, keepdim=True)
+    return torch.zeros_like(pattern).scatter_(-1, first, 1.0)
+
+
+def replace_stream(batch: Batch, positions: Positions, new: New) -> HookFn:
+    """Hook on [batch pos d_model]."""
+
+    def hook(x: Tensor, context: HookContext) -> Tensor:
+        rows = positions_mask(batch, positions, x.shape[1], x.shape[0])
+        value = new(x, context).to(x.dtype)
+        return value if rows is None else torch.where(rows.to(x.device)[:, :, None], value, x)
+
+    return hook
+
+
+def never_blind(hook: HookFn, batch: Batch, queries: Positions) -> HookFn:
+    """Refuse a knockout that leaves a real query without any key."""
+
+    def checked(scores: Tensor, context: HookContext) -> Tensor | None:
+        new = hook(scores, context)
+        assert new is not None
+        floor = torch.finfo(scores.dtype).min / 2
+        blind = (new <= floor).all(-1) & (scores > floor).any(-1)
+        if batch.mask is not None and context.point.tower == "":
+            blind = blind & batch.mask[:, None, :].to(blind.device)
+        if bool(blind.any()):
+            query = int(blind.any(0).any(0).float().argmax()) + context.start
+            raise InterpError("E205", f"the knockout leaves query {query} without any key", where=context.name, fix="leave one key, choose other queries, or use Ablate(operator='zero')")
+        return new
+
+    return checked
+
+
+def key_mask(pattern: Tensor, keys: tuple[int, ...], context: HookContext) -> Tensor:
+    mask = torch.zeros(pattern.shape[-1], dtype=torch.bool, device=pattern.device)
+    mask[[key - context.start for key in keys if 0 <= key - context.start < pattern.shape[-1]]] = True
+    return mask

@@ -1,0 +1,320 @@
+"""Interventions as data: frozen, hashable, serialisable values that say what is changed, where and to what.
+
+`with model.edit(Ablate(heads=["L3H1"], operator="zero")): ...` applies them; see `HookedModel.edit`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from interp.hooks.adapters.base import HookContext, HookFn
+from interp.hooks.batch import Batch
+from interp.hooks.edits import (
+    Positions,
+    first_key_pattern,
+    identity_pattern,
+    key_mask,
+    never_blind,
+    replace_heads,
+    replace_rows,
+    replace_stream,
+    uniform_pattern,
+    visible,
+)
+from interp.hooks.names import HeadId, HeadLike, parse_heads, point_name
+from interp.hooks.reference import Reference, fit
+from interp.kernels.errors import InterpError, suggest
+
+if TYPE_CHECKING:
+    from interp.hooks.model import HookedModel
+
+Hook = tuple[str, HookFn]
+
+
+class Intervention:
+    """Base of all interventions: turns itself into hooks for one model and batch, and into plain data."""
+
+    def hooks(self, model: HookedModel, batch: Batch) -> list[Hook]:
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; reference values stand as their digest and origin."""
+        data: dict[str, Any] = {"kind": type(self).__name__}
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, Reference):
+                value = {"sha256": value.digest, "origin": value.origin}
+            elif field.name in ("heads", "kv_heads") and isinstance(value, tuple):
+                value = [str(head) for head in value]
+            data[field.name] = value
+        return data
+
+    def rows(self, start: int, stop: int) -> Intervention:
+        """The same intervention for prompts start to stop: paired reference values are cut with them."""
+        cut = {field.name: value.rows(start, stop) for field in fields(self) if isinstance(value := getattr(self, field.name), Reference)}  # type: ignore[arg-type]
+        return replace(self, **cut) if cut else self  # type: ignore[type-var]
+
+
+def freeze_heads(heads: HeadLike | Iterable[HeadLike]) -> str | tuple[HeadLike, ...]:
+    """Head names as a hashable value; 'all' and lists as text stay text until a model resolves them."""
+    if isinstance(heads, str):
+        return heads
+    if isinstance(heads, HeadId) or (isinstance(heads, tuple) and all(isinstance(part, int) for part in heads)):
+        return (heads,)  # type: ignore[return-value]
+    return tuple(heads)  # type: ignore[arg-type]
+
+
+def by_layer(model: HookedModel, heads: str | tuple[HeadLike, ...]) -> dict[tuple[str, int], list[int]]:
+    """(tower, layer) -> head numbers."""
+    grouped: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for head in parse_heads(heads, model.heads):
+        grouped[head.tower, head.layer].append(head.head)
+    return dict(grouped)
+
+
+Z_OPERATORS = ("zero", "mean", "resample")
+PATTERN_OPERATORS = {"uniform": uniform_pattern, "identity": identity_pattern, "to-sink": first_key_pattern}
+OPERATORS = (*Z_OPERATORS, *PATTERN_OPERATORS)
+
+
+@dataclass(frozen=True)
+class Ablate(Intervention):
+    """Take away what heads contribute.
+
+    Args:
+        heads: labels; `L3H*` and 'all' work too.
+        operator: on z, 'zero', 'mean' (reference: a mean over data, see `mean_reference`) or 'resample' (reference:
+            z of other prompts, row by row); on the pattern, 'uniform' (over visible keys), 'identity' (each token sees
+            itself) or 'to-sink' (first visible key).
+        reference: values for 'mean' and 'resample'.
+        positions: None everywhere, 'end', or token positions.
+
+    Raises:
+        InterpError: E201 unknown operator; E205 reference missing or not wanted.
+    """
+
+    heads: Any
+    operator: str = "zero"
+    reference: Reference | None = None
+    positions: Positions = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", freeze_heads(self.heads))
+        if self.operator not in OPERATORS:
+            raise InterpError("E201", f"no operator {self.operator!r}", fix=suggest(self.operator, OPERATORS))
+        if (self.operator in ("mean", "resample")) != (self.reference is not None):
+            need = "needs" if self.reference is None else "takes no"
+            raise InterpError("E205", f"operator {self.operator!r} {need} reference values", fix="reference=mean_reference(model, prompts) or z of a paired run")
+
+    def hooks(self, model: HookedModel, batch: Batch) -> list[Hook]:
+        found: list[Hook] = []
+        for (tower, layer), heads in by_layer(model, self.heads).items():
+            if self.operator in PATTERN_OPERATORS:
+                name = point_name("attn.hook_pattern", layer, tower)
+                found.append((name, replace_rows(batch, heads, self.positions, PATTERN_OPERATORS[self.operator])))
+            else:
+                name = point_name("attn.hook_z", layer, tower)
+                found.append((name, replace_heads(batch, heads, self.positions, self._new)))
+        return found
+
+    def _new(self, z: Tensor, context: HookContext) -> Tensor:
+        if self.reference is None:
+            return torch.zeros_like(z)
+        return fit(self.reference[context.name], z, context)
+
+
+@dataclass(frozen=True)
+class Scale(Intervention):
+    """Multiply the output z of heads by a factor (0 takes them away, 2 doubles them)."""
+
+    heads: Any
+    factor: float
+    positions: Positions = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", freeze_heads(self.heads))
+
+    def hooks(self, model: HookedModel, batch: Batch) -> list[Hook]:
+        return [
+            (point_name("attn.hook_z", layer, tower), replace_heads(batch, heads, self.positions, lambda z, _: z * self.factor))
+            for (tower, layer), heads in by_layer(model, self.heads).items()
+        ]
+
+
+HEAD_POINTS = ("attn.hook_q", "attn.hook_rot_q", "attn.hook_z")
+KV_POINTS = ("attn.hook_k", "attn.hook_rot_k", "attn.hook_v")
+STREAM_POINTS = ("hook_embed", "hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post")
+
+
+@dataclass(frozen=True)
+class Patch(Intervention):
+    """Put activations of another run in place of this one's.
+
+    Args:
+        point: 'z', 'q', 'k', 'v', 'rot_q', 'rot_k', 'pattern', or a residual point: 'resid_pre', 'attn_out',
+            'resid_mid', 'mlp_out', 'resid_post'.
+        source: activations by hook name, from a cache: `Reference(cache, "corrupt run")`.
+        heads: query heads for z, q and pattern; for k and v these are key/value heads, named by `kv_heads`.
+        kv_heads: (layer, kv_head) pairs or labels, for k and v.
+        layers: for residual points.
+        positions: None everywhere, 'end', or token positions (queries, for the pattern).
+
+    Raises:
+        InterpError: E201 unknown point; E205 the selector does not fit the point (under grouped-query attention a
+            query-head number must not index key/value heads).
+    """
+
+    point: str
+    source: Reference
+    heads: Any = None
+    kv_heads: Any = None
+    layers: tuple[int, ...] | None = None
+    positions: Positions = None
+
+    _known: ClassVar[tuple[str, ...]] = ("z", "q", "k", "v", "rot_q", "rot_k", "pattern", "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+
+    def __post_init__(self) -> None:
+        if self.point not in self._known:
+            raise InterpError("E201", f"cannot patch {self.point!r}", fix=suggest(self.point, self._known))
+        wanted = "kv_heads" if self.kind in KV_POINTS else "layers" if self.kind in STREAM_POINTS else "heads"
+        given = [name for name in ("heads", "kv_heads", "layers") if getattr(self, name) is not None]
+        if given != [wanted]:
+            why = "k and v have one head a group of query heads; " if wanted == "kv_heads" else ""
+            raise InterpError("E205", f"patching {self.point!r} is selected by {wanted}=, not by {', '.join(given) or 'nothing'}", fix=f"{why}pass {wanted}= alone")
+        if self.layers is None:
+            object.__setattr__(self, wanted, freeze_heads(getattr(self, wanted)))
+        else:
+            object.__setattr__(self, "layers", tuple(self.layers))
+
+    @property
+    def kind(self) -> str:
+        short = f"hook_{self.point}"
+        return short if short in STREAM_POINTS else f"attn.{short}"
+
+    def hooks(self, model: HookedModel, batch: Batch) -> list[Hook]:
+        if self.layers is not None:
+            return [(point_name(self.kind, layer), replace_stream(batch, self.positions, self._new)) for layer in self.layers]
+        shape = model.kv_heads if self.kind in KV_POINTS else model.heads
+        selected = self.kv_heads if self.kind in KV_POINTS else self.heads
+        grouped: dict[tuple[str, int], list[int]] = defaultdict(list)
+        for head in parse_heads(selected, shape):
+            grouped[head.tower, head.layer].append(head.head)
+        make = replace_rows if self.point == "pattern" else replace_heads
+        return [(point_name(self.kind, layer, tower), make(batch, heads, self.positions, self._new)) for (tower, layer), heads in grouped.items()]
+
+    def _new(self, x: Tensor, context: HookContext) -> Tensor:
+        return fit(self.source[context.name], x, context)
+
+
+@dataclass(frozen=True)
+class Steer(Intervention):
+    """Add `coefficient * vector` to the residual stream that enters a layer.
+
+    Args:
+        layer: the vector is added to resid_pre of this layer.
+        vector: a Reference with one tensor [d_model] under the layer's `hook_resid_pre` name.
+        coefficient: its weight; 0 is the identity.
+    """
+
+    layer: int
+    vector: Reference
+    coefficient: float = 1.0
+    positions: Positions = None
+
+    def hooks(self, model: HookedModel, batch: Batch) -> list[Hook]:
+        def add(x: Tensor, context: HookContext) -> Tensor:
+            return x + self.coefficient * self.vector[context.name].to(x.device, x.dtype)
+
+        return [(point_name("hook_resid_pre", self.layer), replace_stream(batch, self.positions, add))]
+
+
+Cells = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Knockout(Intervention):
+    """Forbid queries to look at keys: the scores become -inf and the rest is normalised again.
+
+    Args:
+        heads: labels or 'all'.
+        queries, keys: token positions; None for all.
+
+    A query keeps what it could see if every key it may see is forbidden: that is refused (E205), since the softmax
+    would have nothing left.
+    """
+
+    heads: Any
+    queries: Cells | None
+    keys: Cells
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", freeze_heads(self.heads))
+        object.__setattr__(self, "keys", tuple(self.keys))
+        object.__setattr__(self, "queries", None if self.queries is None else tuple(self.queries))
+
+    def hooks(self, model: HookedModel, batch: Batch) -> list[Hook]:
+        def forbid(scores: Tensor, context: HookContext) -> Tensor:
+            keys = [key - context.start for key in self.keys if 0 <= key - context.start < scores.shape[-1]]
+            new = scores.clone()
+            new[..., keys] = torch.finfo(scores.dtype).min
+            return new
+
+        return [
+            (point_name("attn.hook_attn_scores", layer, tower), never_blind(replace_rows(batch, heads, self.queries, forbid), batch, self.queries))
+            for (tower, layer), heads in by_layer(model, self.heads).items()
+        ]
+
+
+@dataclass(frozen=True)
+class Redistribute(Intervention):
+    """Take a share of the attention on some keys and give it to others, in proportion to what they have.
+
+    Args:
+        heads: labels or 'all'.
+        take: key positions that give attention up.
+        give: key positions that get it; None for all other visible keys.
+        share: part taken, 0 to 1.
+        queries: query positions; None for all.
+
+    Row sums stay as they were. A query that sees none of `give` is left as it is.
+    """
+
+    heads: Any
+    take: Cells
+    give: Cells | None = None
+    share: float = 1.0
+    queries: Cells | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", freeze_heads(self.heads))
+        object.__setattr__(self, "take", tuple(self.take))
+        object.__setattr__(self, "give", None if self.give is None else tuple(self.give))
+        object.__setattr__(self, "queries", None if self.queries is None else tuple(self.queries))
+        if not 0 <= self.share <= 1:
+            raise InterpError("E205", f"share {self.share} is not between 0 and 1")
+        if self.give is not None and set(self.give) & set(self.take):
+            raise InterpError("E205", "a key cannot both give and get attention", where=f"keys {sorted(set(self.give) & set(self.take))}")
+
+    def hooks(self, model: HookedModel, batch: Batch) -> list[Hook]:
+        def move(pattern: Tensor, context: HookContext) -> Tensor:
+            takes = key_mask(pattern, self.take, context)
+            gives = ~takes if self.give is None else key_mask(pattern, self.give, context)
+            gives = gives * visible(pattern, context)
+            taken = pattern * takes * self.share
+            weights = pattern * gives
+            total = weights.sum(-1, keepdim=True)
+            moved = pattern - taken + weights / total.clamp(min=torch.finfo(pattern.dtype).tiny) * taken.sum(-1, keepdim=True)
+            return torch.where(total > 0, moved, pattern)
+
+        return [
+            (point_name("attn.hook_pattern", layer, tower), replace_rows(batch, heads, self.queries, move))
+            for (tower, layer), heads in by_layer(model, self.heads).items()
+        ]
+
+

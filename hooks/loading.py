@@ -1,0 +1,126 @@
+"""A folder of model files as a HookedModel: the right class, the right tokenizer, and what the files were."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from interp.hooks.model import HookedModel
+from interp.kernels.errors import InterpError, suggest
+
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+def open_folder(
+    folder: Path,
+    *,
+    name: str,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    attention: str | None = None,
+    allow_pickle: bool = False,
+    revision: str = "local",
+) -> HookedModel:
+    """Open what `save_pretrained` wrote.
+
+    Args:
+        folder: with config.json, weights and, for text, tokenizer files.
+        name: for results and messages.
+        dtype: 'float32', 'bfloat16', ...; None takes what the files say.
+        device: None is the CPU.
+        attention: transformers' name of the attention that plain layers run ('sdpa', 'eager'); None is its default.
+        allow_pickle: read .bin weights, which can run code when they are opened.
+
+    Raises:
+        InterpError: E405 the folder cannot be opened; E310 only pickled weights; E401 no attention; E406 see `certify`.
+    """
+    import transformers
+
+    if not (folder / "config.json").is_file():
+        raise InterpError("E405", "no config.json in the model folder", where=str(folder), fix="give a folder written by save_pretrained, a bundled name, or a hub id")
+    safe = any(folder.glob("*.safetensors"))
+    if not safe and not allow_pickle and any(path for pattern in PICKLES for path in folder.glob(pattern)):
+        raise InterpError("E310", "the weights are pickled; opening them can run code", where=str(folder), fix="convert them to safetensors, or trust them with --allow-pickle (allow_pickle=True)")
+    if not safe and not allow_pickle:
+        raise InterpError("E405", "no *.safetensors in the model folder", where=str(folder))
+    config = _config(folder)
+    model, info = _model_class(config, folder).from_pretrained(
+        folder,
+        dtype=_dtype(dtype),
+        local_files_only=True,
+        output_loading_info=True,
+        use_safetensors=safe,
+        **({"attn_implementation": attention} if attention else {}),
+    )
+    if info["mismatched_keys"]:
+        raise InterpError("E405", f"{len(info['mismatched_keys'])} weights have another shape than config.json says", where=str(folder))
+    prefix = model.base_model_prefix
+    fresh_head = [key for key in info["missing_keys"] if prefix and not key.startswith(f"{prefix}.") and hasattr(model, prefix)]
+    missing_body = [key for key in info["missing_keys"] if key not in fresh_head and "pooler" not in key]
+    if missing_body:
+        raise InterpError("E405", f"{len(missing_body)} weights are missing, {missing_body[0]!r} among them", where=str(folder), fix="the folder is incomplete")
+    processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True) if (folder / "preprocessor_config.json").is_file() else None
+    return HookedModel.from_hf(
+        model.to(device or "cpu").eval(),
+        open_tokenizer(folder),
+        processor=processor,
+        name=name,
+        source={"revision": revision, **digests(folder)},
+        has_trained_head=not fresh_head,
+    )
+
+
+def open_tokenizer(folder: Path) -> Any:
+    """The folder's tokenizer; None where it has none."""
+    import transformers
+
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")):
+        return None
+    return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def digests(folder: Path) -> dict[str, Any]:
+    """SHA-256 of the files that decide what the model computes."""
+
+    def sha(path: Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    found: dict[str, Any] = {"weights_sha256": {path.name: sha(path) for path in sorted(folder.iterdir()) if path.suffix in (".safetensors", ".bin")}}
+    for field, file in (("config_sha256", "config.json"), ("tokenizer_sha256", "tokenizer.json"), ("chat_template_sha256", "chat_template.jinja")):
+        if (folder / file).is_file():
+            found[field] = sha(folder / file)
+    return found
+
+
+def _config(folder: Path) -> Any:
+    import transformers
+
+    try:
+        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (ValueError, KeyError, OSError) as error:
+        raise InterpError("E405", "config.json does not describe a model that transformers knows", where=str(folder / "config.json"), fix=str(error).splitlines()[0]) from error
+
+
+def _model_class(config: Any, folder: Path) -> Any:
+    """The class named in config.json: loading through another one would make a fresh, untrained head."""
+    import transformers
+
+    for architecture in config.architectures or ():
+        if hasattr(transformers, architecture):
+            return getattr(transformers, architecture)
+    if config.architectures:
+        raise InterpError("E405", f"transformers has no class {config.architectures[0]!r}", where=str(folder / "config.json"), fix="models that bring their own code are not run")
+    return transformers.AutoModel
+
+
+def _dtype(dtype: str | torch.dtype | None) -> Any:
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype or "auto"
+    if dtype not in DTYPES:
+        raise InterpError("E201", f"no dtype {dtype!r}", fix=suggest(dtype, DTYPES))
+    return DTYPES[dtype]

@@ -1,0 +1,182 @@
+"""Names: heads ("L5H1") with their one parser, and hook points with their axes.
+
+Hook names are those of TransformerLens. In a model with several towers the language tower has no prefix and the
+vision tower has `vision.`; so has a head: `L5H1`, `vision.L5H1`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from interp.kernels.errors import InterpError, suggest
+
+_LABEL = re.compile(r"^(?:(?P<tower>[a-z_]+)\.)?(?:L(?P<l1>-?\d+)H(?P<h1>-?\d+)|a?(?P<l2>-?\d+)\.h?(?P<h2>-?\d+))$")
+_LAYER = re.compile(r"^(?:(?P<tower>[a-z_]+)\.)?(?:L|a)?(?P<layer>-?\d+)(?:H\*|\.h?\*)$")
+
+
+@dataclass(frozen=True, order=True)
+class HeadId:
+    """One attention (query) head: tower ('' for the main one), layer and head, counted from 0."""
+
+    tower: str
+    layer: int
+    head: int
+
+    @property
+    def label(self) -> str:
+        """`L5H1`, or `vision.L5H1` outside the main tower."""
+        return f"{self.tower}.L{self.layer}H{self.head}" if self.tower else f"L{self.layer}H{self.head}"
+
+    def __str__(self) -> str:
+        return self.label
+
+
+HeadLike = str | tuple[int, int] | HeadId
+
+
+def parse_head(text: HeadLike) -> HeadId:
+    """`L5H1`, `5.1`, `a5.h1`, `(5, 1)` or a HeadId, with an optional tower prefix.
+
+    Raises:
+        InterpError: E202 not a head label; E203 a negative index (it would count from the end without a word).
+    """
+    if isinstance(text, HeadId):
+        return text
+    if isinstance(text, tuple):
+        text = f"{text[0]}.{text[1]}"
+    match = _LABEL.match(text.strip())
+    if match is None:
+        raise InterpError("E202", f"{text!r} is not a head label", fix="write L5H1, 5.1 or a5.h1; all heads of a layer: L5H*")
+    layer, head = int(match["l1"] or match["l2"]), int(match["h1"] or match["h2"])
+    if layer < 0 or head < 0:
+        raise InterpError("E203", f"negative index in {text!r}", fix="layers and heads count from 0; negative indices are not used")
+    return HeadId(match["tower"] or "", layer, head)
+
+
+def parse_heads(spec: str | HeadLike | Iterable[HeadLike], shape: Mapping[str, tuple[int, ...]]) -> tuple[HeadId, ...]:
+    """Heads named by `spec`, in order, without repeats.
+
+    Args:
+        spec: 'all' (every head of the main tower; `vision.all` for another one), one label, a comma-separated list,
+            or an iterable of labels; `L5H*` and `5.*` take a whole layer.
+        shape: number of heads per layer for each tower, `{"": (12, 12), "vision": (4, 4)}`.
+
+    Raises:
+        InterpError: E201 unknown tower; E202 not a label; E203 layer or head out of range.
+    """
+    items: list[HeadLike]
+    if isinstance(spec, str):
+        items = [part for part in spec.split(",") if part.strip()]
+    elif isinstance(spec, HeadId) or (isinstance(spec, tuple) and len(spec) == 2 and all(isinstance(part, int) for part in spec)):
+        items = [spec]  # type: ignore[list-item]
+    else:
+        items = list(spec)  # type: ignore[arg-type]
+    heads: dict[HeadId, None] = {}
+    for item in items:
+        if isinstance(item, str) and (item.strip() == "all" or item.strip().endswith(".all")):
+            tower = item.strip().removesuffix("all").removesuffix(".")
+            check_tower(tower, shape, item)
+            heads.update((HeadId(tower, layer, head), None) for layer, n in enumerate(shape[tower]) for head in range(n))
+            continue
+        layer_match = _LAYER.match(item.strip()) if isinstance(item, str) else None
+        if layer_match is not None:
+            whole = HeadId(layer_match["tower"] or "", int(layer_match["layer"]), 0)
+            check_head(whole, shape)
+            heads.update((HeadId(whole.tower, whole.layer, head), None) for head in range(shape[whole.tower][whole.layer]))
+        else:
+            head_id = parse_head(item)
+            check_head(head_id, shape)
+            heads[head_id] = None
+    if not heads:
+        raise InterpError("E202", "no head named", fix="write 'all', L5H1 or L5H1,L6H0")
+    return tuple(heads)
+
+
+def check_head(head: HeadId, shape: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise E201, E203 or E401 unless the model has this head."""
+    check_tower(head.tower, shape, head.label)
+    layers = shape[head.tower]
+    if not 0 <= head.layer < len(layers):
+        raise InterpError("E203", f"layer {head.layer} does not exist", where=head.label, fix=f"layers are 0 to {len(layers) - 1}")
+    if layers[head.layer] == 0:
+        attending = ", ".join(str(layer) for layer, n in enumerate(layers) if n)
+        raise InterpError("E401", f"layer {head.layer} has no attention", where=head.label, fix=f"layers with attention: {attending}")
+    if not 0 <= head.head < layers[head.layer]:
+        raise InterpError("E203", f"head {head.head} does not exist in layer {head.layer}", where=head.label, fix=f"heads are 0 to {layers[head.layer] - 1}")
+
+
+def check_tower(tower: str, shape: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Raise E201 unless the model has this tower."""
+    if tower not in shape:
+        names = ", ".join(name or "(main)" for name in shape)
+        raise InterpError("E201", f"no tower {tower!r} in this model", where=where, fix=f"towers: {names}")
+
+
+POINTS: dict[str, str] = {
+    "hook_embed": "batch pos d_model",
+    "hook_pos_embed": "batch pos d_model",
+    "hook_resid_pre": "batch pos d_model",
+    "attn.hook_q": "batch pos head d_head",
+    "attn.hook_k": "batch pos kv_head d_head",
+    "attn.hook_v": "batch pos kv_head d_head",
+    "attn.hook_rot_q": "batch pos head d_head",
+    "attn.hook_rot_k": "batch pos kv_head d_head",
+    "attn.hook_attn_scores": "batch head query_pos key_pos",
+    "attn.hook_pattern": "batch head query_pos key_pos",
+    "attn.hook_z": "batch pos head d_head",
+    "attn.hook_result": "batch pos head d_model",
+    "hook_attn_out": "batch pos d_model",
+    "hook_resid_mid": "batch pos d_model",
+    "hook_mlp_out": "batch pos d_model",
+    "hook_resid_post": "batch pos d_model",
+    "ln_final.hook_scale": "batch pos 1",
+}
+"""Axes of every hook point; names without a block (`hook_embed`, `ln_final...`) stand once for each tower."""
+
+SQUARE = frozenset({"attn.hook_attn_scores", "attn.hook_pattern"})
+"""Points with one cell for each query and key: what needs the attention map itself."""
+
+TOWER_POINTS = frozenset({"hook_embed", "hook_pos_embed", "ln_final.hook_scale"})
+
+
+@dataclass(frozen=True)
+class PointId:
+    """One hook point: tower, kind (a key of `POINTS`) and layer (None for the points of the whole tower)."""
+
+    tower: str
+    kind: str
+    layer: int | None = None
+
+    @property
+    def name(self) -> str:
+        """TransformerLens name: `blocks.3.attn.hook_z`, `vision.blocks.0.hook_resid_pre`, `hook_embed`."""
+        prefix = f"{self.tower}." if self.tower else ""
+        return f"{prefix}{self.kind}" if self.layer is None else f"{prefix}blocks.{self.layer}.{self.kind}"
+
+    @property
+    def axes(self) -> str:
+        return POINTS[self.kind]
+
+
+def point_name(kind: str, layer: int, tower: str = "") -> str:
+    """Name of a block's hook point: `point_name("attn.hook_z", 3)` is `blocks.3.attn.hook_z`."""
+    return PointId(tower, kind, layer).name
+
+
+def match_names(patterns: str | Iterable[str], known: Iterable[str]) -> list[str]:
+    """Known names that match any of the globs, in the order of `known`.
+
+    Raises:
+        InterpError: E201 where a pattern matches nothing (an empty capture would look like an answer).
+    """
+    known = list(known)
+    wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+    matched = {pattern: fnmatch.filter(known, pattern) for pattern in wanted}
+    for pattern, names in matched.items():
+        if not names:
+            raise InterpError("E201", f"no hook point matches {pattern!r}", fix=suggest(pattern, known))
+    found = set().union(*matched.values()) if matched else set()
+    return [name for name in known if name in found]

@@ -1,0 +1,243 @@
+"""Examples as text, and the tokenised clean/corrupt pairs that a model runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from interp.hooks.batch import Batch, pad
+from interp.hooks.prompts import Encoded, encode, pad_id
+from interp.kernels.errors import InterpError, InterpErrors
+
+Prompt = str | tuple[int, ...]
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question as its author wrote it.
+
+    Attributes:
+        id: unique within the task.
+        clean: the prompt, text or token ids.
+        answer: what should come next, as text (with its leading space) or one token id; None where no answer is asked.
+        distractor: the wrong answer it competes with.
+        corrupt: the prompt with the deciding information changed; same number of tokens as `clean`.
+        spans: role -> (start, end) character offsets in a text `clean`, token offsets in a token-id `clean`.
+        corrupt_spans: the same for `corrupt`.
+        where: file and line, for messages.
+    """
+
+    id: str
+    clean: Prompt
+    answer: str | int | None = None
+    distractor: str | int | None = None
+    corrupt: Prompt | None = None
+    spans: Mapping[str, Span] = field(default_factory=dict)
+    corrupt_spans: Mapping[str, Span] = field(default_factory=dict)
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A prompt that was left out, and why."""
+
+    id: str
+    code: str
+    reason: str
+    where: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Tokenised examples, all padded to one width so that no number depends on how they are batched.
+
+    Attributes:
+        examples: the kept examples, row by row.
+        clean, corrupt: their prompts; `corrupt` is None unless every example has one. Roles are in `spans`.
+        answer, distractor: token ids; None unless every example has one.
+        read_at: position at which the answer is read: the last real token, or the mask token.
+        tokens: tokens of each clean prompt as text.
+        drops: examples left out.
+        warnings: how prompts were read where that may surprise.
+    """
+
+    examples: tuple[Example, ...]
+    clean: Batch
+    corrupt: Batch | None
+    answer: Int[Tensor, " batch"] | None
+    distractor: Int[Tensor, " batch"] | None
+    read_at: Int[Tensor, " batch"]
+    tokens: tuple[tuple[str, ...], ...]
+    drops: tuple[Drop, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One example as ids."""
+
+    example: Example
+    clean: Encoded
+    corrupt: Encoded | None
+    answer: int | None
+    distractor: int | None
+    read_at: int
+
+
+def tokenise(
+    tokenizer: Any,
+    examples: Sequence[Example],
+    *,
+    needs: frozenset[str] = frozenset(),
+    at_mask: bool = False,
+    limit: int | None = None,
+    truncate: bool = False,
+    first_token: bool = False,
+    strict: bool = True,
+) -> Pairs:
+    """Token ids of examples, checked: equal lengths, single-token answers, positions that exist.
+
+    Args:
+        needs: of 'answer', 'distractor' and 'corrupt', what every example must have.
+        at_mask: the answer is read at the mask token (masked language models) instead of the last token.
+        limit: the model's number of positions.
+        truncate: cut longer prompts at their end and count them; else they are refused.
+        first_token: take the first token of an answer that has several.
+        strict: raise all problems together; else drop the examples that have one, with the reason.
+
+    Raises:
+        InterpErrors: E303, E304, E305, E306, E307, E309, E313, one for each bad example.
+        InterpError: E311 when no example is left.
+    """
+    rows, drops, problems = [], [], []
+    for example in examples:
+        try:
+            rows.append(_row(tokenizer, example, needs, at_mask, limit, truncate, first_token))
+        except InterpError as problem:
+            problem.where = problem.where or example.where or example.id
+            problems.append(problem)
+            drops.append(Drop(example.id, problem.code, problem.what, example.where))
+    if problems and strict:
+        raise InterpErrors(problems)
+    if not rows:
+        raise InterpError("E311", "no prompt is left", fix="; ".join(sorted({drop.reason for drop in drops})) or "the file or task has none")
+    clean = _padded(tokenizer, [row.clean for row in rows], [row.example.spans for row in rows], limit)
+    has_corrupt = all(row.corrupt is not None for row in rows)
+    corrupt = _padded(tokenizer, [row.corrupt for row in rows if row.corrupt], [row.example.corrupt_spans for row in rows], limit) if has_corrupt else None
+    return Pairs(
+        tuple(row.example for row in rows),
+        clean,
+        corrupt,
+        _column([row.answer for row in rows]),
+        _column([row.distractor for row in rows]),
+        torch.tensor([row.read_at for row in rows]),
+        tuple(tuple(piece(tokenizer, index) for index in row.clean.ids) for row in rows),
+        tuple(drops),
+        tuple(dict.fromkeys(warning for row in rows for side in (row.clean, row.corrupt) if side for warning in side.warnings)) + clean.warnings,
+    )
+
+
+def piece(tokenizer: Any, index: int) -> str:
+    """One token as text."""
+    return str(index) if tokenizer is None else tokenizer.decode([index])
+
+
+def _column(values: list[int | None]) -> Int[Tensor, " batch"] | None:
+    return None if any(value is None for value in values) else torch.tensor(values)
+
+
+def _row(tokenizer: Any, example: Example, needs: frozenset[str], at_mask: bool, limit: int | None, truncate: bool, first_token: bool) -> _Row:
+    for field_name in sorted(needs):
+        if getattr(example, field_name) is None:
+            raise InterpError("E303", f"{example.id}: no {field_name}", fix="this operator or metric needs it")
+    clean = _fitting(encode(tokenizer, _as_prompt(example.clean)), limit, truncate)
+    corrupt = None if example.corrupt is None else _fitting(encode(tokenizer, _as_prompt(example.corrupt)), limit, truncate)
+    if corrupt is not None and len(clean.ids) != len(corrupt.ids):
+        raise InterpError("E305", _misaligned(tokenizer, clean.ids, corrupt.ids), fix="change words so that both prompts have the same number of tokens")
+    answer = token_id(tokenizer, example.answer, clean, example, first_token)
+    distractor = token_id(tokenizer, example.distractor, clean, example, first_token)
+    if answer is not None and answer == distractor:
+        raise InterpError("E307", f"answer and distractor are both {piece(tokenizer, answer)!r}")
+    return _Row(example, clean, corrupt, answer, distractor, _read_at(tokenizer, clean.ids) if at_mask else len(clean.ids) - 1)
+
+
+def _as_prompt(prompt: Prompt) -> str | list[int]:
+    return prompt if isinstance(prompt, str) else list(prompt)
+
+
+def _fitting(encoded: Encoded, limit: int | None, truncate: bool) -> Encoded:
+    over = max(0, len(encoded.ids) - limit) if limit else 0
+    if not over:
+        return encoded
+    if not truncate:
+        raise InterpError("E309", f"prompt has {len(encoded.ids)} tokens, the model has {limit} positions", fix="shorten it, or allow cutting with --truncate")
+    return Encoded(encoded.ids[:limit], encoded.offsets[:limit], (*encoded.warnings, f"prompts were cut to {limit} tokens"))
+
+
+def _misaligned(tokenizer: Any, clean: list[int], corrupt: list[int]) -> str:
+    """Both tokenisations, and where they part."""
+    left, right = ([piece(tokenizer, index) for index in ids] for ids in (clean, corrupt))
+    first = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+    return f"clean has {len(left)} tokens, corrupt {len(right)}; they first differ at token {first}\n    clean:   {'|'.join(left)}\n    corrupt: {'|'.join(right)}"
+
+
+def token_id(tokenizer: Any, word: str | int | None, prompt: Encoded, example: Example, first_token: bool = False) -> int | None:
+    """The single token of an answer, alone or as it continues the prompt.
+
+    Raises:
+        InterpError: E306 several tokens, with the pieces.
+    """
+    if word is None or isinstance(word, int):
+        return word
+    alone = tokenizer(word, add_special_tokens=False)["input_ids"]
+    if len(alone) == 1:
+        return alone[0]
+    if isinstance(example.clean, str):
+        before, after = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (example.clean, example.clean + word))
+        if len(after) == len(before) + 1 and after[:-1] == before:
+            return after[-1]
+    if first_token and alone:
+        return alone[0]
+    pieces = " + ".join(repr(piece(tokenizer, index)) for index in alone)
+    spaced = "" if word.startswith(" ") or len(tokenizer(f" {word}", add_special_tokens=False)["input_ids"]) != 1 else f"write {' ' + word!r} with its leading space, or "
+    raise InterpError("E306", f"answer {word!r} is {len(alone)} tokens: {pieces}", fix=f"{spaced}choose a single-token word, or take the first token with --first-token")
+
+
+def _read_at(tokenizer: Any, ids: list[int]) -> int:
+    """Position of the mask token, which asks the question of a masked language model."""
+    places = [index for index, token in enumerate(ids) if token == tokenizer.mask_token_id]
+    if len(places) != 1:
+        raise InterpError("E303", f"a masked language model answers at {tokenizer.mask_token}; the prompt has {len(places)}", fix=f"write {tokenizer.mask_token} once, where the answer belongs")
+    return places[0]
+
+
+def _padded(tokenizer: Any, encoded: Sequence[Encoded], spans: Sequence[Mapping[str, Span]], limit: int | None) -> Batch:
+    batch = pad([one.ids for one in encoded], pad_id(tokenizer))
+    roles = [role for role in dict.fromkeys(role for of_row in spans for role in of_row) if all(role in of_row for of_row in spans)]
+    found = {role: tuple(span_tokens(one, of_row[role], role) for one, of_row in zip(encoded, spans, strict=True)) for role in roles}
+    return replace(batch, spans=found)
+
+
+def span_tokens(encoded: Encoded, span: Span, role: str) -> tuple[int, ...]:
+    """Tokens that share a character with a span; for ids, the span counts tokens.
+
+    Raises:
+        InterpError: E313 no token lies there.
+    """
+    start, stop = span
+    if encoded.offsets:
+        found = tuple(index for index, (first, last) in enumerate(encoded.offsets) if first < stop and last > start)
+    else:
+        found = tuple(range(max(0, start), min(stop, len(encoded.ids))))
+    if not found:
+        raise InterpError("E313", f"role {role!r} at {start} to {stop} holds no token", fix="spans are [start, end) character offsets in the prompt")
+    return found

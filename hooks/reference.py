@@ -1,0 +1,148 @@
+"""Reference values: what an ablated or patched activation is set to, and how it is measured."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from interp.hooks.adapters.base import HookContext
+from interp.hooks.batch import Batch
+from interp.hooks.names import SQUARE
+from interp.kernels.errors import InterpError, suggest
+
+if TYPE_CHECKING:
+    from interp.hooks.model import HookedModel
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Values to put in place of activations, by hook name; equal where their digest is.
+
+    Attributes:
+        values: hook name -> tensor that broadcasts to the activation: [head d_head] (one mean for all positions),
+            [pos head d_head] (a mean per position) or [batch pos head d_head] (another run, row by row).
+        origin: where they come from, in words.
+        paired: the first axis of every tensor is the prompt.
+    """
+
+    values: Mapping[str, Tensor]
+    origin: str = ""
+    paired: bool = False
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over names, shapes and bytes."""
+        sha = hashlib.sha256()
+        for name in sorted(self.values):
+            value = self.values[name].detach().cpu().contiguous()
+            sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            sha.update(value.view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+        return sha.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reference) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.values:
+            raise InterpError("E201", f"the reference has no {name!r}", fix=suggest(name, self.values))
+        return self.values[name]
+
+    def rows(self, start: int, stop: int) -> Reference:
+        """Values for prompts start to stop."""
+        return replace(self, values={name: value[start:stop] for name, value in self.values.items()}) if self.paired else self
+
+    def save(self, path: str | Path) -> Path:
+        from safetensors.torch import save_file
+
+        save_file({name: value.contiguous() for name, value in self.values.items()}, path, metadata={"origin": self.origin, "paired": str(self.paired)})
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Reference:
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            return cls({name: file.get_tensor(name) for name in file.keys()}, about.get("origin", ""), about.get("paired") == "True")
+
+
+def fit(value: Tensor, x: Tensor, context: HookContext) -> Tensor:
+    """Reference values in the shape of the activation `x`.
+
+    A mean per position may be longer than the prompts at hand; a window of a vision model takes its own part.
+
+    Raises:
+        InterpError: E206 where the shapes cannot meet.
+    """
+    pos_axis = value.ndim - (x.ndim - 1)
+    per_position = value.ndim == x.ndim - 1 or context.start > 0
+    if context.point.kind not in SQUARE and pos_axis >= 0 and per_position and value.shape[pos_axis] >= context.start + x.shape[1]:
+        value = value.narrow(pos_axis, context.start, x.shape[1])
+    if not _broadcasts(value, x):
+        raise InterpError(
+            "E206",
+            f"reference of shape {tuple(value.shape)} for an activation of {tuple(x.shape)} ({context.point.axes})",
+            where=context.name,
+            fix="a per-position or paired reference needs prompts of the same length",
+        )
+    return value.to(x.device, x.dtype).expand_as(x)
+
+
+def _broadcasts(value: Tensor, x: Tensor) -> bool:
+    return value.ndim <= x.ndim and all(have in (1, want) for have, want in zip(reversed(value.shape), reversed(x.shape), strict=False))
+
+
+def mean_reference(model: HookedModel, batches: Iterable[Batch], names: str | Iterable[str] = "blocks.*.attn.hook_z", *, per_position: bool = False) -> Reference:
+    """Mean activation over the real tokens of some prompts.
+
+    Args:
+        batches: the data the mean is taken over.
+        names: hook points whose second axis is the position.
+        per_position: one mean for each position (prompts aligned at their first token) instead of one for all.
+
+    Returns:
+        values [head d_head], or [pos head d_head] with `per_position`. Positions are summed in float64.
+    """
+    sums: dict[str, Tensor] = {}
+    counts: Tensor | None = None
+    for batch in batches:
+        _, cache = model.run_with_cache(batch, names)
+        mask = batch.mask if batch.mask is not None else torch.ones(next(iter(cache.values())).shape[:2], dtype=torch.bool)
+        weight = mask.to(next(iter(cache.values())).device).double()
+        for name, value in cache.items():
+            total = torch.einsum("bp,bp...->p...", weight, value.double())
+            sums[name] = total if name not in sums else _add(sums[name], total)
+        counts = weight.sum(0) if counts is None else _add(counts, weight.sum(0))
+    assert counts is not None, "mean_reference needs at least one batch"
+    values = {name: _mean(total, counts, per_position).to(model.dtype) for name, total in sums.items()}
+    return Reference(values, "mean per position" if per_position else "mean over prompts and positions")
+
+
+def _add(a: Tensor, b: Tensor) -> Tensor:
+    """Sum along positions of two batches of different width."""
+    short, long = sorted((a, b), key=len)
+    total = long.clone()
+    total[: len(short)] += short
+    return total
+
+
+def _mean(total: Tensor, counts: Tensor, per_position: bool) -> Tensor:
+    if not per_position:
+        return total.sum(0) / counts.sum()
+    return total / counts.clamp(min=1).reshape(-1, *[1] * (total.ndim - 1))
+
+
+def paired_reference(model: HookedModel, batches: Iterable[Batch], names: str | Iterable[str] = "blocks.*.attn.hook_z", origin: str = "paired prompts") -> Reference:
+    """Activations of other prompts, row by row: values [prompt pos head d_head]. All batches have one width."""
+    parts = [model.run_with_cache(batch, names)[1] for batch in batches]
+    return Reference({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, origin, paired=True)

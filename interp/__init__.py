@@ -1,0 +1,108 @@
+"""interp: what does this attention head do, and how do you know?
+
+Names are looked up when they are first used: importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from os.path import dirname, isdir, join
+from sys import modules
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interp import circuits, hooks, kernels
+    from interp.ablation import ablate
+    from interp.ablation_result import AblationResult
+    from interp.hooks.interventions import Ablate, Knockout, Patch, Redistribute, Scale, Steer
+    from interp.hooks.model import HookedModel
+    from interp.hooks.names import HeadId
+    from interp.kernels.errors import InterpError
+    from interp.loading import load
+    from interp.report.page import report
+    from interp.tasks.registry import task
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Ablate": "interp.hooks.interventions",
+    "AblationResult": "interp.ablation_result",
+    "HeadId": "interp.hooks.names",
+    "HookedModel": "interp.hooks.model",
+    "InterpError": "interp.kernels.errors",
+    "Knockout": "interp.hooks.interventions",
+    "Patch": "interp.hooks.interventions",
+    "Redistribute": "interp.hooks.interventions",
+    "Scale": "interp.hooks.interventions",
+    "Steer": "interp.hooks.interventions",
+    "ablate": "interp.ablation",
+    "load": "interp.loading",
+    "report": "interp.report.page",
+    "task": "interp.tasks.registry",
+}
+_FOLDERS = ("circuits", "hooks", "kernels")
+_CALLABLE_FOLDERS = ("report",)
+
+__all__ = [
+    "Ablate",
+    "AblationResult",
+    "HeadId",
+    "HookedModel",
+    "InterpError",
+    "Knockout",
+    "Patch",
+    "Redistribute",
+    "Scale",
+    "Steer",
+    "__version__",
+    "ablate",
+    "circuits",
+    "hooks",
+    "kernels",
+    "load",
+    "report",
+    "task",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FOLDERS:
+        return import_module(f"interp.{name}")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name.startswith("__"):
+        raise AttributeError(f"module 'interp' has no attribute {name!r}")
+    from interp.kernels.errors import suggest
+
+    raise AttributeError(f"interp has no {name!r}; {suggest(name, __all__)}", name=name, obj=modules[__name__])
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _CallableFolder(ModuleType):
+    """A sub-package that shares its name with a public function: calling it calls the function.
+
+    Importing a sub-package binds its name in this one, over any function; so the folder itself has to answer.
+    """
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        name = self.__name__.rpartition(".")[2]
+        return getattr(import_module(_HOMES[name]), name)(*args, **options)
+
+
+def _check_links() -> None:
+    broken = [name for name in _FOLDERS if not isdir(join(dirname(__file__), name))]
+    if broken:
+        raise ImportError(
+            f"interp/{broken[0]} is not a folder: the checkout lost its symbolic links (interp/circuits, interp/hooks, "
+            "interp/kernels).\n  fix:   git config core.symlinks true && git checkout -- interp   "
+            "(or install a wheel, which needs no links)"
+        )
+
+
+_check_links()
+for _name in _CALLABLE_FOLDERS:
+    import_module(f"interp.{_name}").__class__ = _CallableFolder

@@ -1,0 +1,1 @@
+"""Bundled models: weights, the recipe that trained them, and a card with measured figures."""

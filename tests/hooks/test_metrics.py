@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+import torch
+
+from interp.hooks.metrics import METRICS, metric
+from interp.kernels.errors import InterpError
+
+BATCH, VOCAB = 5, 11
+
+
+def case(dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    output, reference = (3 * torch.randn(BATCH, VOCAB, generator=generator, dtype=torch.float64) for _ in range(2))
+    answer, distractor = torch.tensor([0, 3, 10, 7, 2]), torch.tensor([1, 0, 4, 8, 9])
+    output[1, 3] = 20  # one prompt is answered right beyond doubt
+    return output.to(dtype), answer, distractor, reference.to(dtype)
+
+
+def softmax(row):
+    return np.exp(row) / sum(np.exp(value) for value in row)
+
+
+def naive(name, out, answer, distractor, ref):
+    if name == "logit_diff":
+        return out[answer] - out[distractor]
+    if name == "log_prob":
+        return np.log(softmax(out)[answer])
+    if name == "prob_diff":
+        return softmax(out)[answer] - softmax(out)[distractor]
+    if name == "kl":
+        return -sum(p * (np.log(p) - np.log(q)) for p, q in zip(softmax(ref), softmax(out), strict=True))
+    if name == "top1":
+        return float(all(out[answer] > out[other] for other in range(len(out)) if other != answer))
+    return sum(out * ref) / np.sqrt(sum(out**2)) / np.sqrt(sum(ref**2))
+
+
+@pytest.mark.parametrize("name", ["logit_diff", "log_prob", "prob_diff", "kl", "top1", "cosine"])
+def test_metric_equals_a_plain_loop(name):
+    case_ = case()
+    found = metric(name)(*case_)
+    expected = [naive(name, *(part[row].numpy() for part in case_)) for row in range(BATCH)]
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12, atol=1e-12)
+    assert len(set(expected)) > 1
+
+
+def test_the_set_of_metrics_and_their_directions():
+    assert set(METRICS) == {"logit_diff", "log_prob", "prob_diff", "kl", "top1", "cosine"}
+    assert all(found.higher_is_better and found.unit and found.description for found in METRICS.values())
+    assert {name for name, found in METRICS.items() if found.kind == "embedding"} == {"cosine"}
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_half_precision_is_computed_in_float32(name):
+    output, answer, distractor, reference = case(torch.bfloat16)
+    found = metric(name)(output, answer, distractor, reference)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, metric(name)(output.float(), answer, distractor, reference.float()), rtol=0, atol=0)
+
+
+def test_kl_is_zero_for_the_reference_itself_and_negative_otherwise():
+    output, _, _, reference = case()
+    assert metric("kl")(reference, reference=reference).abs().max() == 0
+    assert (metric("kl")(output, reference=reference) < 0).all()
+
+
+def test_kl_takes_tokens_the_reference_rules_out():
+    reference = torch.tensor([[0.0, 0.0, -torch.inf]])
+    assert metric("kl")(torch.zeros(1, 3), reference=reference).item() == pytest.approx(-np.log(1.5))
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_a_broken_row_is_nan_and_its_neighbours_are_not(name):
+    output, answer, distractor, reference = case()
+    output[2] = torch.nan
+    found = metric(name)(output, answer, distractor, reference)
+    assert found.isnan().tolist() == [False, False, True, False, False]
+
+
+def test_top1_does_not_hide_an_infinite_logit():
+    assert metric("top1")(torch.tensor([[0.0, torch.inf]]), torch.tensor([1])).isnan().all()
+
+
+def test_a_missing_ingredient_is_named():
+    output, answer, _, _ = case()
+    with pytest.raises(InterpError, match="E303.*needs distractor"):
+        metric("logit_diff")(output, answer)
+    with pytest.raises(InterpError, match="needs reference"):
+        metric("kl")(output, answer)
+
+
+def test_a_wrong_name_gets_a_suggestion():
+    with pytest.raises(InterpError, match="(?s)E201.*logit_diff"):
+        metric("logit_dif")
