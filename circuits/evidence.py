@@ -3,9 +3,9 @@
 A head is claimed when all of this holds:
 
 1. The model does the task: the clean metric is positive beyond chance (one-sided sign-flip test over prompts).
-2. The head's mean effect differs from 0 and lies further out than the mean effect of its matched control heads, on
-   the side of the head's own effect. Both are tested over prompts; p is the larger of the two p-values, which is the
-   test of "both" (intersection-union).
+2. The head's mean effect differs from 0, and is further from 0 than the mean effect of its matched control heads, on
+   whichever side that lies. All of it is tested over prompts; p is the largest of the p-values, which is the test of
+   "all of these" (intersection-union).
 3. p survives the procedure of Benjamini and Hochberg (1995) over all heads that have controls.
 
 Prompts are the sampling unit: a claim is about other prompts of the same kind, for this one model. Rows that are not
@@ -14,8 +14,9 @@ finite are left out, head by head, and counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import NormalDist
 
 import numpy as np
@@ -41,7 +42,8 @@ class Evidence:
         ci_high: upper end.
         control_mean: mean effect of the head's matched controls; nan without controls.
         p_zero: two-sided, mean effect against 0.
-        p_control: two-sided, mean effect against the mean of the controls; nan without controls.
+        p_control: two-sided, mean effect against the mean of the controls and against its mirror image, the larger
+            of the two; nan without controls.
         p: of both together; 1 where the head's effect is nearer to 0 than that of its controls, nan without controls.
         q: p after false-discovery control; claimed heads have q <= level.
         claimed: whether the head may be claimed to matter.
@@ -105,21 +107,22 @@ def judge(
         seed: of both kinds of resamples.
     """
     assert len(controls) == len(effects), f"{len(controls)} control sets for {len(effects)} heads"
-    flips = {"n_permutations": max(n_permutations, int(np.ceil(2 * len(effects) / level))), "seed": seed}
+    n_permutations = max(n_permutations, int(np.ceil(2 * len(effects) / level)))
+    test = partial(sign_flip_p, n_permutations=n_permutations, seed=seed)
     n, mean, standard_error = moments(effects)
     ci_low, ci_high = bootstrap_interval(effects, level=level, n_boot=n_boot, seed=seed)
     control = control_effects(effects, controls)
-    p_zero = sign_flip_p(effects, **flips)
-    has_control = np.array([bool(indices) for indices in controls], dtype=bool)
-    p_control = np.where(has_control, sign_flip_p(effects - control, **flips), np.nan)
-    farther = moments(effects - control)[1] * mean > 0
-    p = np.where(has_control, np.where(farther, np.maximum(p_zero, p_control), 1.0), np.nan)
+    p_zero = test(effects)
+    p_control, is_farther = _against_controls(effects, control, test)
+    p = np.where(is_farther, np.maximum(p_zero, p_control), 1.0)
+    untested = np.array([not indices for indices in controls], dtype=bool)
+    p_control[untested] = p[untested] = np.nan
     q = benjamini_hochberg(p)
-    p_behaviour = float(sign_flip_p(baseline[None, :], two_sided=False, **flips)[0]) if gate else float("nan")
+    p_behaviour = float(test(baseline[None, :], two_sided=False)[0]) if gate else float("nan")
     does_task = not gate or p_behaviour <= level
     claimed = does_task & (q <= level)
-    notes = tuple(_note(row, indices) for row, indices in zip(effects, controls, strict=True))
-    floor = smallest_p(effects.shape[1], flips["n_permutations"])
+    notes = _notes(effects, controls)
+    floor = smallest_p(effects.shape[1], n_permutations)
     return Evidence(
         level, n, mean, standard_error, ci_low, ci_high, moments(control)[1], p_zero, p_control, p, q, claimed, notes,
         gate, p_behaviour, does_task, floor,
@@ -143,7 +146,8 @@ def is_varied(values: Float[np.ndarray, "row prompt"]) -> Bool[np.ndarray, " row
     high = np.where(finite, values, -np.inf).max(axis=1, initial=-np.inf)
     low = np.where(finite, values, np.inf).min(axis=1, initial=np.inf)
     size = np.where(finite, np.abs(values), 0.0).max(axis=1, initial=0.0)
-    return high > low + RELATIVE_ROUNDING * size
+    varied: np.ndarray = high > low + RELATIVE_ROUNDING * size
+    return varied
 
 
 def control_effects(
@@ -157,6 +161,18 @@ def control_effects(
     finite = np.isfinite(effects)
     count = member @ finite
     return (member @ np.where(finite, effects, 0.0)) / np.where(count > 0, count, np.nan)
+
+
+def _against_controls(
+    effects: Float[np.ndarray, "head prompt"],
+    control: Float[np.ndarray, "head prompt"],
+    test: Callable[[Float[np.ndarray, "head prompt"]], Float[np.ndarray, " head"]],
+) -> tuple[Float[np.ndarray, " head"], Bool[np.ndarray, " head"]]:
+    """Larger p of effect against control and against -control, and whether the effect is further from 0 than both."""
+    side = np.sign(moments(effects)[1])
+    margins = [effects - control, effects + control]
+    is_farther: np.ndarray = np.all([side * moments(margin)[1] > 0 for margin in margins], axis=0)
+    return np.maximum(*(test(margin) for margin in margins)), is_farther
 
 
 def bootstrap_interval(
@@ -213,7 +229,8 @@ def _sorted_quantile(
     below = np.floor(place).astype(int)
     above = np.minimum(below + 1, len(ordered) - 1)
     rows = np.arange(ordered.shape[1])
-    return ordered[below, rows] + (place - below) * (ordered[above, rows] - ordered[below, rows])
+    quantile: np.ndarray = ordered[below, rows] + (place - below) * (ordered[above, rows] - ordered[below, rows])
+    return quantile
 
 
 def sign_flip_p(
@@ -271,16 +288,18 @@ def benjamini_hochberg(p: Float[np.ndarray, " head"]) -> Float[np.ndarray, " hea
     return q
 
 
-def _note(row: Float[np.ndarray, " prompt"], controls: tuple[int, ...]) -> str:
-    """What a reader must know about one head's numbers."""
-    finite = int(np.isfinite(row).sum())
-    notes = [f"{len(row) - finite} of {len(row)} prompts not finite, left out"] if finite < len(row) else []
-    if finite == 0:
-        notes.append("no finite prompt: no test")
-    elif finite == 1:
-        notes.append("one prompt: no interval, no test")
-    elif not is_varied(row[None, :])[0]:
-        notes.append("the same effect in every prompt: no interval, no test")
-    if not controls:
-        notes.append("no control heads: not tested")
-    return "; ".join(notes)
+def _notes(effects: Float[np.ndarray, "head prompt"], controls: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
+    """What a reader must know about each head's numbers."""
+    total, notes = effects.shape[1], []
+    for finite, varied, indices in zip(moments(effects)[0].tolist(), is_varied(effects), controls, strict=True):
+        parts = [f"{total - finite} of {total} prompts not finite, left out"] if finite < total else []
+        if finite == 0:
+            parts.append("no finite prompt: no test")
+        elif finite == 1:
+            parts.append("one prompt: no interval, no test")
+        elif not varied:
+            parts.append("the same effect in every prompt: no interval, no test")
+        if not indices:
+            parts.append("no control heads: not tested")
+        notes.append("; ".join(parts))
+    return tuple(notes)

@@ -22,6 +22,7 @@ class Batch:
         mask: True on real tokens, False on padding; None for models without tokens.
         truncated: for each prompt, how many tokens were cut off.
         warnings: what the user should know about the way the prompts were read.
+        tokenizer: digest of the tokenizer that made the ids; '' where they were given.
         spans: role -> for each prompt the token positions that play it.
     """
 
@@ -29,6 +30,7 @@ class Batch:
     mask: Bool[Tensor, "batch pos"] | None = None
     truncated: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
+    tokenizer: str = ""
     spans: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
     @property

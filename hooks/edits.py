@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from jaxtyping import Bool
@@ -18,34 +18,55 @@ Positions = None | str | tuple[int, ...]
 New = Callable[[Tensor, HookContext], Tensor]
 
 
-def positions_mask(batch: Batch, positions: Positions, length: int, size: int) -> Bool[Tensor, "batch pos"] | None:
-    """True where an edit acts; None for everywhere.
+def freeze_positions(positions: None | str | int | Iterable[int]) -> Positions:
+    """Positions as a hashable value."""
+    if positions is None or isinstance(positions, str):
+        return positions
+    return (positions,) if isinstance(positions, int) else tuple(positions)
+
+
+def positions_mask(
+    batch: Batch, positions: Positions, context: HookContext, size: int, shown: int
+) -> Bool[Tensor, "batch pos"] | None:
+    """True where an edit acts, among the `shown` tokens of a tensor; None for everywhere.
 
     Raises:
         InterpError: E313 unknown role or position outside the prompts.
     """
     if positions is None:
         return None
+    length = context.length or shown
     chosen = torch.zeros(size, length, dtype=torch.bool)
-    if positions == "end" and batch.mask is not None:
-        chosen[torch.arange(size), batch.end.cpu()] = True
-        return chosen
     if isinstance(positions, str):
-        if positions not in batch.spans:
-            raise InterpError("E313", f"no position is called {positions!r}", fix=suggest(positions, ("end", *batch.spans)))
-        for row, span in enumerate(batch.spans[positions]):
+        for row, span in enumerate(_named(batch, positions, context)):
             chosen[row, list(span)] = True
-        return chosen
-    for position in positions:
-        if not 0 <= position < length:
-            raise InterpError("E313", f"position {position} is outside prompts of {length} tokens", fix="positions count from 0, padding included")
-        chosen[:, position] = True
-    return chosen
+    else:
+        for position in positions:
+            if not 0 <= position < length:
+                raise InterpError(
+                    "E313",
+                    f"position {position} is outside prompts of {length} tokens",
+                    where=context.name,
+                    fix="positions count from 0, padding included",
+                )
+            chosen[:, position] = True
+    return chosen[:, context.start : context.start + shown]
 
 
-def _shifted(mask: Tensor | None, context: HookContext, length: int) -> Tensor | None:
-    """The part of a position mask that lies in this window."""
-    return None if mask is None else mask[:, context.start : context.start + length]
+def _named(batch: Batch, name: str, context: HookContext) -> Sequence[tuple[int, ...]]:
+    """Positions of a role in each prompt; roles and ends are those of the text, which is read by the main tower."""
+    if context.point.tower or batch.mask is None:
+        raise InterpError(
+            "E313",
+            f"{name!r} is a position in a text, and there is none here",
+            where=context.name,
+            fix="use numbers, or None for everywhere",
+        )
+    if name == "end":
+        return [(end,) for end in batch.end.tolist()]
+    if name not in batch.spans:
+        raise InterpError("E313", f"no position is called {name!r}", fix=suggest(name, ("end", *batch.spans)))
+    return batch.spans[name]
 
 
 def replace_heads(batch: Batch, heads: list[int], positions: Positions, new: New) -> HookFn:
@@ -56,7 +77,7 @@ def replace_heads(batch: Batch, heads: list[int], positions: Positions, new: New
         where = torch.zeros(x.shape[2], dtype=torch.bool, device=x.device)
         where[heads] = True
         chosen = where[None, None, :, None]
-        rows = _shifted(positions_mask(batch, positions, context.start + x.shape[1], x.shape[0]), context, x.shape[1])
+        rows = positions_mask(batch, positions, context, x.shape[0], x.shape[1])
         if rows is not None:
             chosen = chosen & rows.to(x.device)[:, :, None, None]
         return torch.where(chosen, value, x)
@@ -71,7 +92,7 @@ def replace_rows(batch: Batch, heads: list[int], queries: Positions, new: New) -
         where = torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
         where[heads] = True
         chosen = where[None, :, None, None]
-        rows = _shifted(positions_mask(batch, queries, context.start + x.shape[2], x.shape[0]), context, x.shape[2])
+        rows = positions_mask(batch, queries, context, x.shape[0], x.shape[2])
         if rows is not None:
             chosen = chosen & rows.to(x.device)[:, None, :, None]
         return torch.where(chosen, new(x, context).to(x.dtype), x)
@@ -107,14 +128,14 @@ def replace_stream(batch: Batch, positions: Positions, new: New) -> HookFn:
     """Hook on [batch pos d_model]."""
 
     def hook(x: Tensor, context: HookContext) -> Tensor:
-        rows = positions_mask(batch, positions, x.shape[1], x.shape[0])
+        rows = positions_mask(batch, positions, context, x.shape[0], x.shape[1])
         value = new(x, context).to(x.dtype)
         return value if rows is None else torch.where(rows.to(x.device)[:, :, None], value, x)
 
     return hook
 
 
-def never_blind(hook: HookFn, batch: Batch, queries: Positions) -> HookFn:
+def never_blind(hook: HookFn, batch: Batch) -> HookFn:
     """Refuse a knockout that leaves a real query without any key."""
 
     def checked(scores: Tensor, context: HookContext) -> Tensor | None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,6 +18,7 @@ from interp.hooks.batch import Batch
 from interp.hooks.edits import (
     Positions,
     first_key_pattern,
+    freeze_positions,
     identity_pattern,
     key_mask,
     never_blind,
@@ -27,7 +28,7 @@ from interp.hooks.edits import (
     uniform_pattern,
     visible,
 )
-from interp.hooks.names import HeadId, HeadLike, parse_heads, point_name
+from interp.hooks.names import HeadSpec, parse_heads, point_name, split_heads
 from interp.hooks.reference import Reference, fit
 from interp.kernels.errors import InterpError, suggest
 
@@ -35,10 +36,19 @@ if TYPE_CHECKING:
     from interp.hooks.model import HookedModel
 
 Hook = tuple[str, HookFn]
+HEAD_FIELDS = ("heads", "kv_heads")
+POSITION_FIELDS = ("positions", "queries", "keys", "take", "give")
 
 
 class Intervention:
     """Base of all interventions: turns itself into hooks for one model and batch, and into plain data."""
+
+    def __post_init__(self) -> None:
+        """Heads and positions as hashable values, equal where they mean the same however they were written."""
+        for names, freeze in ((HEAD_FIELDS, split_heads), (POSITION_FIELDS, freeze_positions)):
+            for name in names:
+                if getattr(self, name, None) is not None:
+                    object.__setattr__(self, name, freeze(getattr(self, name)))
 
     def hooks(self, model: HookedModel, batch: Batch) -> list[Hook]:
         raise NotImplementedError
@@ -50,7 +60,7 @@ class Intervention:
             value = getattr(self, field.name)
             if isinstance(value, Reference):
                 value = {"sha256": value.digest, "origin": value.origin}
-            elif field.name in ("heads", "kv_heads") and isinstance(value, tuple):
+            elif field.name in HEAD_FIELDS and value is not None:
                 value = [str(head) for head in value]
             data[field.name] = value
         return data
@@ -61,19 +71,10 @@ class Intervention:
         return replace(self, **cut) if cut else self  # type: ignore[type-var]
 
 
-def freeze_heads(heads: HeadLike | Iterable[HeadLike]) -> str | tuple[HeadLike, ...]:
-    """Head names as a hashable value; 'all' and lists as text stay text until a model resolves them."""
-    if isinstance(heads, str):
-        return heads
-    if isinstance(heads, HeadId) or (isinstance(heads, tuple) and all(isinstance(part, int) for part in heads)):
-        return (heads,)  # type: ignore[return-value]
-    return tuple(heads)  # type: ignore[arg-type]
-
-
-def by_layer(model: HookedModel, heads: str | tuple[HeadLike, ...]) -> dict[tuple[str, int], list[int]]:
+def by_layer(heads: HeadSpec, shape: Mapping[str, tuple[int, ...]]) -> dict[tuple[str, int], list[int]]:
     """(tower, layer) -> head numbers."""
     grouped: dict[tuple[str, int], list[int]] = defaultdict(list)
-    for head in parse_heads(heads, model.heads):
+    for head in parse_heads(heads, shape):
         grouped[head.tower, head.layer].append(head.head)
     return dict(grouped)
 
@@ -105,7 +106,7 @@ class Ablate(Intervention):
     positions: Positions = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", freeze_heads(self.heads))
+        super().__post_init__()
         if self.operator not in OPERATORS:
             raise InterpError("E201", f"no operator {self.operator!r}", fix=suggest(self.operator, OPERATORS))
         if (self.operator in ("mean", "resample")) != (self.reference is not None):
@@ -114,7 +115,7 @@ class Ablate(Intervention):
 
     def hooks(self, model: HookedModel, batch: Batch) -> list[Hook]:
         found: list[Hook] = []
-        for (tower, layer), heads in by_layer(model, self.heads).items():
+        for (tower, layer), heads in by_layer(self.heads, model.heads).items():
             if self.operator in PATTERN_OPERATORS:
                 name = point_name("attn.hook_pattern", layer, tower)
                 found.append((name, replace_rows(batch, heads, self.positions, PATTERN_OPERATORS[self.operator])))
@@ -137,13 +138,10 @@ class Scale(Intervention):
     factor: float
     positions: Positions = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", freeze_heads(self.heads))
-
     def hooks(self, model: HookedModel, batch: Batch) -> list[Hook]:
         return [
             (point_name("attn.hook_z", layer, tower), replace_heads(batch, heads, self.positions, lambda z, _: z * self.factor))
-            for (tower, layer), heads in by_layer(model, self.heads).items()
+            for (tower, layer), heads in by_layer(self.heads, model.heads).items()
         ]
 
 
@@ -187,9 +185,8 @@ class Patch(Intervention):
         if given != [wanted]:
             why = "k and v have one head a group of query heads; " if wanted == "kv_heads" else ""
             raise InterpError("E205", f"patching {self.point!r} is selected by {wanted}=, not by {', '.join(given) or 'nothing'}", fix=f"{why}pass {wanted}= alone")
-        if self.layers is None:
-            object.__setattr__(self, wanted, freeze_heads(getattr(self, wanted)))
-        else:
+        super().__post_init__()
+        if self.layers is not None:
             object.__setattr__(self, "layers", tuple(self.layers))
 
     @property
@@ -200,13 +197,12 @@ class Patch(Intervention):
     def hooks(self, model: HookedModel, batch: Batch) -> list[Hook]:
         if self.layers is not None:
             return [(point_name(self.kind, layer), replace_stream(batch, self.positions, self._new)) for layer in self.layers]
-        shape = model.kv_heads if self.kind in KV_POINTS else model.heads
-        selected = self.kv_heads if self.kind in KV_POINTS else self.heads
-        grouped: dict[tuple[str, int], list[int]] = defaultdict(list)
-        for head in parse_heads(selected, shape):
-            grouped[head.tower, head.layer].append(head.head)
+        chosen = by_layer(self.kv_heads, model.kv_heads) if self.kind in KV_POINTS else by_layer(self.heads, model.heads)
         make = replace_rows if self.point == "pattern" else replace_heads
-        return [(point_name(self.kind, layer, tower), make(batch, heads, self.positions, self._new)) for (tower, layer), heads in grouped.items()]
+        return [
+            (point_name(self.kind, layer, tower), make(batch, heads, self.positions, self._new))
+            for (tower, layer), heads in chosen.items()
+        ]
 
     def _new(self, x: Tensor, context: HookContext) -> Tensor:
         return fit(self.source[context.name], x, context)
@@ -218,7 +214,8 @@ class Steer(Intervention):
 
     Args:
         layer: the vector is added to resid_pre of this layer.
-        vector: a Reference with one tensor [d_model] under the layer's `hook_resid_pre` name.
+        vector: a Reference with one tensor [d_model] under the layer's `hook_resid_pre` name; [pos d_model] and
+            [batch pos d_model] work too.
         coefficient: its weight; 0 is the identity.
     """
 
@@ -229,7 +226,7 @@ class Steer(Intervention):
 
     def hooks(self, model: HookedModel, batch: Batch) -> list[Hook]:
         def add(x: Tensor, context: HookContext) -> Tensor:
-            return x + self.coefficient * self.vector[context.name].to(x.device, x.dtype)
+            return x + self.coefficient * fit(self.vector[context.name], x, context)
 
         return [(point_name("hook_resid_pre", self.layer), replace_stream(batch, self.positions, add))]
 
@@ -245,18 +242,12 @@ class Knockout(Intervention):
         heads: labels or 'all'.
         queries, keys: token positions; None for all.
 
-    A query keeps what it could see if every key it may see is forbidden: that is refused (E205), since the softmax
-    would have nothing left.
+    Forbidding every key that a query may see is refused (E205) when it runs: the softmax would have nothing left.
     """
 
     heads: Any
     queries: Cells | None
     keys: Cells
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", freeze_heads(self.heads))
-        object.__setattr__(self, "keys", tuple(self.keys))
-        object.__setattr__(self, "queries", None if self.queries is None else tuple(self.queries))
 
     def hooks(self, model: HookedModel, batch: Batch) -> list[Hook]:
         def forbid(scores: Tensor, context: HookContext) -> Tensor:
@@ -266,8 +257,8 @@ class Knockout(Intervention):
             return new
 
         return [
-            (point_name("attn.hook_attn_scores", layer, tower), never_blind(replace_rows(batch, heads, self.queries, forbid), batch, self.queries))
-            for (tower, layer), heads in by_layer(model, self.heads).items()
+            (point_name("attn.hook_attn_scores", layer, tower), never_blind(replace_rows(batch, heads, self.queries, forbid), batch))
+            for (tower, layer), heads in by_layer(self.heads, model.heads).items()
         ]
 
 
@@ -292,10 +283,7 @@ class Redistribute(Intervention):
     queries: Cells | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", freeze_heads(self.heads))
-        object.__setattr__(self, "take", tuple(self.take))
-        object.__setattr__(self, "give", None if self.give is None else tuple(self.give))
-        object.__setattr__(self, "queries", None if self.queries is None else tuple(self.queries))
+        super().__post_init__()
         if not 0 <= self.share <= 1:
             raise InterpError("E205", f"share {self.share} is not between 0 and 1")
         if self.give is not None and set(self.give) & set(self.take):
@@ -314,7 +302,7 @@ class Redistribute(Intervention):
 
         return [
             (point_name("attn.hook_pattern", layer, tower), replace_rows(batch, heads, self.queries, move))
-            for (tower, layer), heads in by_layer(model, self.heads).items()
+            for (tower, layer), heads in by_layer(self.heads, model.heads).items()
         ]
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from interp.hooks.adapters.huggingface import answers_at_mask, n_positions
 from interp.hooks.model import HookedModel
 from interp.kernels.errors import InterpError, suggest
 
@@ -48,14 +52,15 @@ def open_folder(
     if not safe and not allow_pickle:
         raise InterpError("E405", "no *.safetensors in the model folder", where=str(folder))
     config = _config(folder)
-    model, info = _model_class(config, folder).from_pretrained(
-        folder,
-        dtype=_dtype(dtype),
-        local_files_only=True,
-        output_loading_info=True,
-        use_safetensors=safe,
-        **({"attn_implementation": attention} if attention else {}),
-    )
+    with _quiet():
+        model, info = _model_class(config, folder).from_pretrained(
+            folder,
+            dtype=_dtype(dtype),
+            local_files_only=True,
+            output_loading_info=True,
+            use_safetensors=safe,
+            **({"attn_implementation": attention} if attention else {}),
+        )
     if info["mismatched_keys"]:
         raise InterpError("E405", f"{len(info['mismatched_keys'])} weights have another shape than config.json says", where=str(folder))
     prefix = model.base_model_prefix
@@ -72,6 +77,30 @@ def open_folder(
         source={"revision": revision, **digests(folder)},
         has_trained_head=not fresh_head,
     )
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What it takes to read prompts as a model does, without its weights.
+
+    Attributes:
+        tokenizer: the folder's own.
+        limit: the model's number of positions; None where nothing says so.
+        at_mask: whether answers are read at the mask token.
+    """
+
+    tokenizer: Any
+    limit: int | None
+    at_mask: bool
+
+
+def open_reader(folder: Path) -> Reader:
+    """Raises E405 where the folder has no tokenizer."""
+    tokenizer = open_tokenizer(folder)
+    if tokenizer is None:
+        raise InterpError("E405", "this model has no tokenizer files", where=str(folder))
+    config = _config(folder)
+    return Reader(tokenizer, n_positions(config), any(answers_at_mask(name) for name in config.architectures or ()))
 
 
 def open_tokenizer(folder: Path) -> Any:
@@ -95,6 +124,22 @@ def digests(folder: Path) -> dict[str, Any]:
         if (folder / file).is_file():
             found[field] = sha(folder / file)
     return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What transformers prints while loading (progress, fresh weights) is read from its loading report instead."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _config(folder: Path) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Literal, get_args
 
 import torch
@@ -16,11 +17,11 @@ from torch import Tensor
 from interp.kernels.errors import InterpError, suggest
 
 Need = Literal["answer", "distractor", "reference"]
+Kind = Literal["logits", "embedding"]
 Output = Float[Tensor, "batch d_vocab"]
-Tokens = Int[Tensor, " batch"] | None
-Reference = Float[Tensor, "batch d_vocab"] | None
+Tokens = Int[Tensor, " batch"]
 Rows = Float[Tensor, " batch"]
-Function = Callable[[Output, Tokens, Tokens, Reference], Rows]
+Function = Callable[..., Rows]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Metric:
         description: one sentence with the formula.
         needs: which of answer, distractor and reference it reads.
         kind: `logits` for a model with a vocabulary, `embedding` for an encoder's pooled vector.
-        function: tensors in, one value a prompt out; call the metric itself, which checks `needs` first.
+        function: of the output and of what is in `needs`, by name; call the metric itself, which checks them first.
         higher_is_better: True in every metric of this file; kept so that records state it.
     """
 
@@ -41,11 +42,17 @@ class Metric:
     unit: str
     description: str
     needs: frozenset[Need]
-    kind: Literal["logits", "embedding"]
+    kind: Kind
     function: Function
     higher_is_better: bool = True
 
-    def __call__(self, output: Output, answer: Tokens = None, distractor: Tokens = None, reference: Reference = None) -> Rows:
+    def __call__(
+        self,
+        output: Output,
+        answer: Tokens | None = None,
+        distractor: Tokens | None = None,
+        reference: Output | None = None,
+    ) -> Rows:
         """One value a prompt, in float32 (float64 where the output is).
 
         Args:
@@ -57,11 +64,16 @@ class Metric:
         Raises:
             InterpError: E303, something in `needs` was not given.
         """
-        given = {"answer": answer, "distractor": distractor, "reference": reference}
-        missing = [need for need in get_args(Need) if need in self.needs and given[need] is None]
+        given = {
+            "answer": answer,
+            "distractor": distractor,
+            "reference": None if reference is None else widen(reference),
+        }
+        missing = [need for need in given if need in self.needs and given[need] is None]
         if missing:
-            raise InterpError("E303", f"metric {self.name!r} needs {' and '.join(missing)}", fix="choose another metric, or add the field to every prompt")
-        return self.function(widen(output), answer, distractor, None if reference is None else widen(reference))
+            what = f"metric {self.name!r} needs {' and '.join(missing)}"
+            raise InterpError("E303", what, fix="choose another metric, or add the field to every prompt")
+        return self.function(widen(output), **{need: given[need] for need in self.needs})
 
 
 METRICS: dict[str, Metric] = {}
@@ -80,11 +92,12 @@ def metric(name: str | Metric) -> Metric:
     return METRICS[name]
 
 
-def register(name: str, unit: str, description: str, *needs: Need, kind: Literal["logits", "embedding"] = "logits") -> Callable[[Function], Function]:
-    """Enter the decorated function into `METRICS`."""
+def register(name: str, unit: str, description: str, kind: Kind = "logits") -> Callable[[Function], Function]:
+    """Enter the decorated function into `METRICS`; the names of its parameters say what it needs."""
 
     def enter(function: Function) -> Function:
-        METRICS[name] = Metric(name, unit, description, frozenset(needs), kind, function)
+        needs = frozenset(need for need in get_args(Need) if need in signature(function).parameters)
+        METRICS[name] = Metric(name, unit, description, needs, kind, function)
         return function
 
     return enter
@@ -100,43 +113,43 @@ def pick(values: Output, token: Int[Tensor, " batch"]) -> Rows:
     return values.gather(-1, token.long()[:, None])[:, 0]
 
 
-@register("logit_diff", "logits", "Logit of the answer minus logit of the distractor.", "answer", "distractor")
-def logit_diff(output: Output, answer: Tokens, distractor: Tokens, reference: Reference) -> Rows:
+@register("logit_diff", "logits", "Logit of the answer minus logit of the distractor.")
+def logit_diff(output: Output, answer: Tokens, distractor: Tokens) -> Rows:
     """`output[answer] - output[distractor]`."""
     return pick(output, answer) - pick(output, distractor)
 
 
-@register("log_prob", "nats", "Natural logarithm of the answer's probability.", "answer")
-def log_prob(output: Output, answer: Tokens, distractor: Tokens, reference: Reference) -> Rows:
+@register("log_prob", "nats", "Natural logarithm of the answer's probability.")
+def log_prob(output: Output, answer: Tokens) -> Rows:
     """`log softmax(output)[answer]`."""
     return pick(output.log_softmax(-1), answer)
 
 
-@register("prob_diff", "probability", "Probability of the answer minus probability of the distractor.", "answer", "distractor")
-def prob_diff(output: Output, answer: Tokens, distractor: Tokens, reference: Reference) -> Rows:
+@register("prob_diff", "probability", "Probability of the answer minus that of the distractor.")
+def prob_diff(output: Output, answer: Tokens, distractor: Tokens) -> Rows:
     """`softmax(output)[answer] - softmax(output)[distractor]`."""
     probability = output.softmax(-1)
     return pick(probability, answer) - pick(probability, distractor)
 
 
-@register("kl", "nats", "Minus KL(reference || output); 0 where nothing changed, negative where something did.", "reference")
-def kl(output: Output, answer: Tokens, distractor: Tokens, reference: Reference) -> Rows:
+@register("kl", "nats", "Minus KL(reference || output): 0 where nothing changed, negative where something did.")
+def kl(output: Output, reference: Output) -> Rows:
     """`-sum p (log p - log q)`, p of the reference and q of the output; terms with p = 0 are 0."""
     log_p, log_q = reference.log_softmax(-1), output.log_softmax(-1)
     p = log_p.exp()
-    return -torch.where(p == 0, 0.0, p * (log_p - log_q)).sum(-1)
+    return -(p * (log_p - log_q)).masked_fill(p == 0, 0.0).sum(-1)
 
 
-@register("top1", "share", "1 where the answer has the largest logit of the whole vocabulary, else 0.", "answer")
-def top1(output: Output, answer: Tokens, distractor: Tokens, reference: Reference) -> Rows:
+@register("top1", "share", "1 where the answer has the largest logit of the whole vocabulary, else 0.")
+def top1(output: Output, answer: Tokens) -> Rows:
     """`argmax(output) == answer`; nan where a logit is nan or +inf, which argmax alone would hide."""
-    hit = (output.argmax(-1) == answer).to(output.dtype)
+    hit = output.argmax(-1).eq(answer).to(output.dtype)
     broken = (output.isnan() | output.isposinf()).any(-1)
     return hit.masked_fill(broken, float("nan"))
 
 
-@register("cosine", "cosine", "Cosine of the angle to the untouched model's embedding; 1 where nothing changed.", "reference", kind="embedding")
-def cosine(output: Output, answer: Tokens, distractor: Tokens, reference: Reference) -> Rows:
+@register("cosine", "cosine", "Cosine of the angle to the untouched embedding; 1 where nothing changed.", "embedding")
+def cosine(output: Output, reference: Output) -> Rows:
     """`<output, reference> / (|output| |reference|)`; nan where a vector is 0."""
-    dot = (output * reference).sum(-1)
-    return dot / (output.norm(dim=-1) * reference.norm(dim=-1))
+    lengths: Tensor = torch.linalg.vector_norm(output, dim=-1) * torch.linalg.vector_norm(reference, dim=-1)
+    return (output * reference).sum(-1) / lengths

@@ -16,7 +16,7 @@ from interp.hooks.batch import Batch
 from interp.hooks.capture import Cache, Recorder
 from interp.hooks.interventions import Intervention
 from interp.hooks.names import HeadId, match_names, point_name
-from interp.hooks.prompts import Prompts, from_inputs, make_batch
+from interp.hooks.prompts import Prompts, from_inputs, make_batch, tokenizer_digest
 from interp.kernels.errors import InterpError, suggest
 
 if TYPE_CHECKING:
@@ -137,12 +137,15 @@ class HookedModel:
             truncate: cut prompts longer than the model's positions instead of refusing them.
 
         Raises:
-            InterpError: E201 no tokenizer or processor; E304 empty; E309 too long; E303 unknown kind of prompt.
+            InterpError: E201 no tokenizer or processor; E304 empty; E309 too long; E303 unknown kind of prompt;
+                E312 a batch of another tokenizer.
         """
         if images is not None:
             return self._image_batch(prompts, images).to(self.device)
         if prompts is None:
             raise InterpError("E311", "no prompt")
+        if isinstance(prompts, Batch) and prompts.tokenizer and self.tokenizer is not None and prompts.tokenizer != tokenizer_digest(self.tokenizer):
+            raise InterpError("E312", f"these token ids were made by another tokenizer than that of {self.name}", fix="pass the text, and each model reads it with its own")
         batch = make_batch(self.tokenizer, prompts, side=padding_side, limit=self.adapter.n_positions, truncate=truncate)
         if "position_ids" in batch.inputs and self.adapter.position_ids != "argument" and not isinstance(prompts, (Batch, Mapping)):
             if self.adapter.position_ids == "none":

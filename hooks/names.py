@@ -37,6 +37,9 @@ class HeadId:
 HeadLike = str | tuple[int, int] | HeadId
 
 
+HeadSpec = HeadLike | Iterable[HeadLike]
+
+
 def parse_head(text: HeadLike) -> HeadId:
     """`L5H1`, `5.1`, `a5.h1`, `(5, 1)` or a HeadId, with an optional tower prefix.
 
@@ -45,18 +48,41 @@ def parse_head(text: HeadLike) -> HeadId:
     """
     if isinstance(text, HeadId):
         return text
-    if isinstance(text, tuple):
-        text = f"{text[0]}.{text[1]}"
-    match = _LABEL.match(text.strip())
+    written = ".".join(map(str, text)) if isinstance(text, tuple) else str(text)
+    match = _LABEL.match(written.strip())
     if match is None:
-        raise InterpError("E202", f"{text!r} is not a head label", fix="write L5H1, 5.1 or a5.h1; all heads of a layer: L5H*")
+        raise InterpError(
+            "E202", f"{text!r} is not a head label", fix="write L5H1, 5.1 or a5.h1; all heads of a layer: L5H*"
+        )
     layer, head = int(match["l1"] or match["l2"]), int(match["h1"] or match["h2"])
     if layer < 0 or head < 0:
-        raise InterpError("E203", f"negative index in {text!r}", fix="layers and heads count from 0; negative indices are not used")
+        raise InterpError(
+            "E203", f"negative index in {text!r}", fix="layers and heads count from 0; negative indices are not used"
+        )
     return HeadId(match["tower"] or "", layer, head)
 
 
-def parse_heads(spec: str | HeadLike | Iterable[HeadLike], shape: Mapping[str, tuple[int, ...]]) -> tuple[HeadId, ...]:
+def split_heads(spec: HeadSpec) -> tuple[HeadId | str, ...]:
+    """The items of a head list; 'all' and whole layers stay text, since only a model can resolve them.
+
+    Raises:
+        InterpError: E202 not a label; E203 a negative index.
+    """
+    items: list[HeadLike]
+    if isinstance(spec, str):
+        items = [part for part in spec.split(",") if part.strip()]
+    elif isinstance(spec, HeadId) or (isinstance(spec, tuple) and all(isinstance(part, int) for part in spec)):
+        items = [spec]  # type: ignore[list-item]
+    else:
+        items = list(spec)  # type: ignore[arg-type]
+    return tuple(item.strip() if isinstance(item, str) and _is_group(item.strip()) else parse_head(item) for item in items)
+
+
+def _is_group(item: str) -> bool:
+    return item == "all" or item.endswith(".all") or _LAYER.match(item) is not None
+
+
+def parse_heads(spec: HeadSpec, shape: Mapping[str, tuple[int, ...]]) -> tuple[HeadId, ...]:
     """Heads named by `spec`, in order, without repeats.
 
     Args:
@@ -65,34 +91,27 @@ def parse_heads(spec: str | HeadLike | Iterable[HeadLike], shape: Mapping[str, t
         shape: number of heads per layer for each tower, `{"": (12, 12), "vision": (4, 4)}`.
 
     Raises:
-        InterpError: E201 unknown tower; E202 not a label; E203 layer or head out of range.
+        InterpError: E201 unknown tower; E202 not a label; E203 layer or head out of range; E401 layer without heads.
     """
-    items: list[HeadLike]
-    if isinstance(spec, str):
-        items = [part for part in spec.split(",") if part.strip()]
-    elif isinstance(spec, HeadId) or (isinstance(spec, tuple) and len(spec) == 2 and all(isinstance(part, int) for part in spec)):
-        items = [spec]  # type: ignore[list-item]
-    else:
-        items = list(spec)  # type: ignore[arg-type]
-    heads: dict[HeadId, None] = {}
-    for item in items:
-        if isinstance(item, str) and (item.strip() == "all" or item.strip().endswith(".all")):
-            tower = item.strip().removesuffix("all").removesuffix(".")
-            check_tower(tower, shape, item)
-            heads.update((HeadId(tower, layer, head), None) for layer, n in enumerate(shape[tower]) for head in range(n))
-            continue
-        layer_match = _LAYER.match(item.strip()) if isinstance(item, str) else None
-        if layer_match is not None:
-            whole = HeadId(layer_match["tower"] or "", int(layer_match["layer"]), 0)
-            check_head(whole, shape)
-            heads.update((HeadId(whole.tower, whole.layer, head), None) for head in range(shape[whole.tower][whole.layer]))
-        else:
-            head_id = parse_head(item)
-            check_head(head_id, shape)
-            heads[head_id] = None
+    heads = dict.fromkeys(head for item in split_heads(spec) for head in _members(item, shape))
     if not heads:
         raise InterpError("E202", "no head named", fix="write 'all', L5H1 or L5H1,L6H0")
     return tuple(heads)
+
+
+def _members(item: HeadId | str, shape: Mapping[str, tuple[int, ...]]) -> list[HeadId]:
+    """The heads that one item of a list stands for."""
+    if isinstance(item, HeadId):
+        check_head(item, shape)
+        return [item]
+    layer = _LAYER.match(item)
+    if layer is None:
+        tower = item.removesuffix("all").removesuffix(".")
+        check_tower(tower, shape, item)
+        return [HeadId(tower, layer, head) for layer, n in enumerate(shape[tower]) for head in range(n)]
+    first = HeadId(layer["tower"] or "", int(layer["layer"]), 0)
+    check_head(first, shape)
+    return [HeadId(first.tower, first.layer, head) for head in range(shape[first.tower][first.layer])]
 
 
 def check_head(head: HeadId, shape: Mapping[str, tuple[int, ...]]) -> None:

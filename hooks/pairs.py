@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.hooks.batch import Batch, pad
-from interp.hooks.prompts import Encoded, encode, pad_id
+from interp.hooks.prompts import Encoded, encode, pad_id, tokenizer_digest
 from interp.kernels.errors import InterpError, InterpErrors
 
 Prompt = str | tuple[int, ...]
@@ -224,7 +224,7 @@ def _padded(tokenizer: Any, encoded: Sequence[Encoded], spans: Sequence[Mapping[
     batch = pad([one.ids for one in encoded], pad_id(tokenizer))
     roles = [role for role in dict.fromkeys(role for of_row in spans for role in of_row) if all(role in of_row for of_row in spans)]
     found = {role: tuple(span_tokens(one, of_row[role], role) for one, of_row in zip(encoded, spans, strict=True)) for role in roles}
-    return replace(batch, spans=found)
+    return replace(batch, spans=found, tokenizer="" if tokenizer is None else tokenizer_digest(tokenizer))
 
 
 def span_tokens(encoded: Encoded, span: Span, role: str) -> tuple[int, ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -133,7 +135,8 @@ def make_batch(tokenizer: Any, prompts: Prompts, *, side: str = "right", limit: 
     warnings = tuple(dict.fromkeys(warning for one in encoded for warning in one.warnings))
     if any(cut):
         warnings += (f"{sum(map(bool, cut))} of {len(rows)} prompts were cut to {limit} tokens",)
-    return Batch(batch.inputs, batch.mask, tuple(cut), warnings)
+    spelled = any(isinstance(item, str) or is_messages(item) for item in items)
+    return replace(batch, truncated=tuple(cut), warnings=warnings, tokenizer=tokenizer_digest(tokenizer) if spelled else "")
 
 
 def from_inputs(inputs: Mapping[str, Any]) -> Batch:
@@ -142,6 +145,17 @@ def from_inputs(inputs: Mapping[str, Any]) -> Batch:
     if mask is None and "input_ids" in inputs:
         mask = torch.ones_like(inputs["input_ids"])
     return Batch(dict(inputs), None if mask is None else mask.bool())
+
+
+DIGESTS: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """SHA-256 of the vocabulary: two tokenizers with one digest give the same ids a meaning."""
+    if tokenizer not in DIGESTS:
+        entries = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+        DIGESTS[tokenizer] = hashlib.sha256(repr(entries).encode()).hexdigest()
+    return DIGESTS[tokenizer]
 
 
 def pad_id(tokenizer: Any) -> int:

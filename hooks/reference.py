@@ -79,27 +79,38 @@ class Reference:
 def fit(value: Tensor, x: Tensor, context: HookContext) -> Tensor:
     """Reference values in the shape of the activation `x`.
 
-    A mean per position may be longer than the prompts at hand; a window of a vision model takes its own part.
+    Leading axes may be missing (one value for all prompts, or for all positions); an axis that is there must have the
+    size of the activation. A mean per position alone may be longer than the prompts at hand.
 
     Raises:
-        InterpError: E206 where the shapes cannot meet.
+        InterpError: E206 where the shapes do not fit.
     """
-    pos_axis = value.ndim - (x.ndim - 1)
-    per_position = value.ndim == x.ndim - 1 or context.start > 0
-    if context.point.kind not in SQUARE and pos_axis >= 0 and per_position and value.shape[pos_axis] >= context.start + x.shape[1]:
-        value = value.narrow(pos_axis, context.start, x.shape[1])
-    if not _broadcasts(value, x):
+    shape = [*x.shape]
+    for axis in _pos_axes(context):
+        shape[axis] = context.length or shape[axis]
+    if value.ndim == x.ndim - 1 and context.point.kind not in SQUARE:
+        value = value[: shape[1]]
+    least = len(shape) - (1 if context.point.kind in SQUARE else 2)
+    if not least <= value.ndim <= len(shape) or [*value.shape] != shape[len(shape) - value.ndim :]:
         raise InterpError(
             "E206",
-            f"reference of shape {tuple(value.shape)} for an activation of {tuple(x.shape)} ({context.point.axes})",
+            f"reference of shape {tuple(value.shape)} for an activation of {tuple(shape)} ({context.point.axes})",
             where=context.name,
-            fix="a per-position or paired reference needs prompts of the same length",
+            fix="a reference per position needs prompts of the same length, one per prompt as many prompts",
         )
-    return value.to(x.device, x.dtype).expand_as(x)
+    return window(value, x, context).to(x.device, x.dtype).expand_as(x)
 
 
-def _broadcasts(value: Tensor, x: Tensor) -> bool:
-    return value.ndim <= x.ndim and all(have in (1, want) for have, want in zip(reversed(value.shape), reversed(x.shape), strict=False))
+def window(value: Tensor, x: Tensor, context: HookContext) -> Tensor:
+    """The part of a whole layer's value that the tensor `x` of one window shows; missing axes are leading ones."""
+    for axis in _pos_axes(context):
+        if axis >= x.ndim - value.ndim:
+            value = value.narrow(axis - x.ndim + value.ndim, context.start, x.shape[axis])
+    return value
+
+
+def _pos_axes(context: HookContext) -> tuple[int, ...]:
+    return (2, 3) if context.point.kind in SQUARE else (1,)
 
 
 def mean_reference(model: HookedModel, batches: Iterable[Batch], names: str | Iterable[str] = "blocks.*.attn.hook_z", *, per_position: bool = False) -> Reference:
@@ -114,17 +125,18 @@ def mean_reference(model: HookedModel, batches: Iterable[Batch], names: str | It
         values [head d_head], or [pos head d_head] with `per_position`. Positions are summed in float64.
     """
     sums: dict[str, Tensor] = {}
-    counts: Tensor | None = None
+    counts: dict[str, Tensor] = {}
     for batch in batches:
         _, cache = model.run_with_cache(batch, names)
-        mask = batch.mask if batch.mask is not None else torch.ones(next(iter(cache.values())).shape[:2], dtype=torch.bool)
-        weight = mask.to(next(iter(cache.values())).device).double()
         for name, value in cache.items():
+            is_text = batch.mask is not None and not model.adapter.available[name].tower
+            mask = batch.mask if is_text else torch.ones(value.shape[:2])
+            weight = mask.to(value.device).double()  # type: ignore[union-attr]
             total = torch.einsum("bp,bp...->p...", weight, value.double())
             sums[name] = total if name not in sums else _add(sums[name], total)
-        counts = weight.sum(0) if counts is None else _add(counts, weight.sum(0))
-    assert counts is not None, "mean_reference needs at least one batch"
-    values = {name: _mean(total, counts, per_position).to(model.dtype) for name, total in sums.items()}
+            counts[name] = weight.sum(0) if name not in counts else _add(counts[name], weight.sum(0))
+    assert counts, "mean_reference needs at least one batch"
+    values = {name: _mean(total, counts[name], per_position).to(model.dtype) for name, total in sums.items()}
     return Reference(values, "mean per position" if per_position else "mean over prompts and positions")
 
 

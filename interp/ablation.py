@@ -146,7 +146,7 @@ def tokenised(model: HookedModel, task: Task, examples: Any, metric: Metric, ope
         model.tokenizer,
         examples,
         needs=frozenset(needs),
-        at_mask=metric.kind == "logits" and model.adapter.describe()["architecture"].endswith("ForMaskedLM"),
+        at_mask=metric.kind == "logits" and model.adapter.answers_at_mask,
         limit=model.adapter.n_positions,
         truncate=truncate,
         first_token=first_token,

@@ -103,7 +103,8 @@ class AblationResult(Result):
     @property
     def effects(self) -> Float[np.ndarray, "head prompt"]:
         """metric(clean) - metric(ablated): positive means the head helps."""
-        return self.baseline[None, :] - self.values
+        effects: np.ndarray = self.baseline[None, :] - self.values
+        return effects
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -116,7 +117,7 @@ class AblationResult(Result):
     @property
     def metric(self) -> str:
         """Name of the metric; higher is better in all of them."""
-        return self.run.task["metric"]
+        return str(self.run.task["metric"])
 
     @property
     def run_id(self) -> str:
@@ -138,9 +139,19 @@ class AblationResult(Result):
         found = self.evidence
         size = np.where(np.isfinite(found.mean), np.abs(found.mean), -1.0)
         order = np.lexsort((np.arange(len(size)), -size, ~found.claimed))[:k]
-        columns = (found.mean, found.ci_low, found.ci_high, found.control_mean, found.q)
-        numbers = np.stack(columns, axis=1).tolist()
-        return tuple(HeadEffect(self.heads[i], *numbers[i], bool(found.claimed[i]), found.notes[i]) for i in order)
+        return tuple(
+            HeadEffect(
+                label=self.heads[head],
+                mean=float(found.mean[head]),
+                ci_low=float(found.ci_low[head]),
+                ci_high=float(found.ci_high[head]),
+                control_mean=float(found.control_mean[head]),
+                q=float(found.q[head]),
+                claimed=bool(found.claimed[head]),
+                note=found.notes[head],
+            )
+            for head in order.tolist()
+        )
 
     def __repr__(self) -> str:
         return as_text(self)

@@ -34,7 +34,7 @@ def rows(result: AblationResult) -> pd.DataFrame:
         "kv_head": pd.array([kv_head(result, head) for head in heads], dtype="Int64").repeat(n_prompts),
         "label": [label for label in result.heads for _ in range(n_prompts)],
         "kind": result.run.method["operator"],
-        "position_spec": result.run.method["positions"],
+        "position_spec": position_spec(result.run.method["positions"]),
         "metric": result.metric,
         "value": result.values.ravel(),
         "baseline": np.tile(result.baseline, n_heads),
@@ -67,8 +67,15 @@ def kv_head(result: AblationResult, head: HeadId) -> int | None:
     model = result.run.model
     if "heads" not in model or "kv_heads" not in model:
         return None
-    n_heads, n_kv_heads = (model[key][head.tower][head.layer] for key in ("heads", "kv_heads"))
+    n_heads, n_kv_heads = (int(model[key][head.tower][head.layer]) for key in ("heads", "kv_heads"))
     return head.head * n_kv_heads // n_heads
+
+
+def position_spec(positions: Any) -> str:
+    """Where heads were ablated, as text: `all`, a role, or `3 4 5`."""
+    if positions is None:
+        return "all"
+    return positions if isinstance(positions, str) else " ".join(map(str, positions))
 
 
 def csv_text(frame: pd.DataFrame) -> str:
@@ -78,4 +85,4 @@ def csv_text(frame: pd.DataFrame) -> str:
     escaped = frame.copy()
     for name in [name for name in frame if not is_numeric_dtype(frame[name])]:
         escaped[name] = [f"'{text}" if text.startswith(FORMULA_STARTS) else text for text in map(str, frame[name])]
-    return escaped.to_csv(index=False, lineterminator="\n")
+    return str(escaped.to_csv(index=False, lineterminator="\n"))

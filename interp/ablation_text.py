@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from interp.circuits.evidence import moments
+from interp.circuits.evidence import is_varied, moments
 
 if TYPE_CHECKING:
     from interp.ablation_result import AblationResult, HeadEffect
@@ -19,20 +19,27 @@ def headline(result: AblationResult) -> str:
     """One sentence: which heads matter, or why none is claimed."""
     found, task, operator = result.evidence, result.run.task["name"], result.run.method["operator"]
     n_claimed = int(found.claimed.sum())
-    tested = f"{counted(found.n_tested, 'head')}, {counted(len(result.prompts), 'prompt')}"
-    if not found.does_task:
-        mean = float(moments(result.baseline[None, :])[1][0])
-        clean = f"mean {result.metric} {number(mean)}, p = {number(found.p_behaviour)}"
-        return f"The model does not do this task ({clean}): no claim about heads."
     if n_claimed:
         named = ", ".join(f"{row.label} {number(row.mean, signed=True)}" for row in result.top(n_claimed))
         share = f"{n_claimed} of {counted(found.n_tested, 'head')} {'matters' if n_claimed == 1 else 'matter'}"
         return f"{share} for {task} under {operator} ablation ({100 * found.level:g} % false discoveries): {named}."
+    tested = f"{counted(found.n_tested, 'head')}, {counted(len(result.prompts), 'prompt')}"
     if not found.n_tested:
         return f"No head has a control to be compared with: no claim about heads on {task}."
     if not found.can_claim:
         return f"Too few prompts for a claim about any head on {task} ({tested}: no p below {number(found.p_floor)})."
+    if not found.does_task:
+        return _not_done(result)
     return f"No head is distinguishable from random heads on {task} under {operator} ablation ({tested})."
+
+
+def _not_done(result: AblationResult) -> str:
+    """Why the model cannot be said to do the task."""
+    clean, mean = result.baseline[None, :], number(float(moments(result.baseline[None, :])[1][0]))
+    if not is_varied(clean)[0]:
+        return f"Every prompt has the same {result.metric} ({mean}), so nothing can be tested: no claim about heads."
+    p = number(result.evidence.p_behaviour)
+    return f"The model does not do this task (mean {result.metric} {mean}, p = {p}): no claim about heads."
 
 
 def as_text(result: AblationResult) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from interp.kernels.errors import InterpError, suggest
 from interp.zoo import registry
 
 if TYPE_CHECKING:
+    from interp.hooks.loading import Reader
     from interp.hooks.model import HookedModel
 
 FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -40,18 +41,19 @@ def load(
     from interp.hooks.loading import open_folder
 
     folder, revision_found = _folder(str(name), revision, allow_pickle)
-    return open_folder(folder, name=str(name), dtype=dtype, device=device, attention=attention, allow_pickle=allow_pickle, revision=revision_found)
+    shown = Path(name).name if revision_found == "local" else str(name)
+    return open_folder(folder, name=shown, dtype=dtype, device=device, attention=attention, allow_pickle=allow_pickle, revision=revision_found)
 
 
-def load_tokenizer(name: str | Path) -> Any:
-    """The tokenizer of a model, without its weights. Raises E405 where the model has none."""
-    from interp.hooks.loading import open_tokenizer
+def load_reader(name: str | Path) -> Reader:
+    """How a model reads prompts (tokenizer, number of positions, where it answers), without its weights.
 
-    folder, _ = _folder(str(name), None, False)
-    tokenizer = open_tokenizer(folder)
-    if tokenizer is None:
-        raise InterpError("E405", "this model has no tokenizer files", where=str(folder))
-    return tokenizer
+    Raises:
+        InterpError: E405 not found, or no tokenizer.
+    """
+    from interp.hooks.loading import open_reader
+
+    return open_reader(_folder(str(name), None, False)[0])
 
 
 def _folder(name: str, revision: str | None, allow_pickle: bool) -> tuple[Path, str]:

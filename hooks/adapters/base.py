@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -24,12 +24,14 @@ class HookContext:
         point: where it stands.
         batch: the batch that runs; None for a bare forward.
         start: position of the tensor's first token; above 0 only where a vision model attends window by window.
+        length: tokens of the whole layer, of which a window shows some; None where the tensor shows them all.
         allowed: on scores and patterns, which keys each query may see [#batch #head query_pos key_pos]; None: all.
     """
 
     point: PointId
     batch: Batch | None
     start: int = 0
+    length: int | None = None
     allowed: Tensor | None = None
 
     @property
@@ -42,6 +44,7 @@ Hooks = Mapping[str, Sequence[HookFn]]
 Fired = Counter[str]
 
 
+@runtime_checkable
 class Adapter(Protocol):
     """One opened model.
 
@@ -52,6 +55,7 @@ class Adapter(Protocol):
         refused: hook points this model cannot serve, with the reason.
         output_name: what the forward returns: 'logits', 'last_hidden_state', ...
         n_positions: how many tokens the model can place; None where nothing says so.
+        answers_at_mask: a masked language model, which answers where the mask token stands.
         position_ids: how left padding is told to the model: 'argument', 'mask' (it reads the attention mask), or
             'none' (it cannot be told).
         probe_inputs: the smallest inputs that run every part of the model.
@@ -63,6 +67,7 @@ class Adapter(Protocol):
     refused: Mapping[str, str]
     output_name: str
     n_positions: int | None
+    answers_at_mask: bool
     position_ids: str
     probe_inputs: Mapping[str, Tensor]
 

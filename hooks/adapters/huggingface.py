@@ -54,8 +54,8 @@ class HuggingFaceAdapter:
         for tower in self.towers.values():
             for block in tower.blocks.values():
                 SITES[block.attn] = AttentionSite(getattr(block.attn, "config", self.config)._attn_implementation or "eager")
-        text = self.config.get_text_config()
-        self.n_positions = next((value for name in POSITIONS if isinstance(value := getattr(text, name, None), int)), None)
+        self.n_positions = n_positions(self.config)
+        self.answers_at_mask = answers_at_mask(type(model).__name__)
         reads_mask = self.config.model_type in READS_MASK
         self.position_ids = "mask" if reads_mask else "argument" if "position_ids" in self.takes else "none"
         self.probe_inputs = probe_inputs(model)
@@ -121,8 +121,8 @@ class HuggingFaceAdapter:
         for name, functions in hooks.items():
             point = self.available[name]
 
-            def fire(value: Tensor, start: int = 0, allowed: Tensor | None = None, *, point: PointId = point, functions: Any = functions) -> Tensor:
-                return run_hooks(functions, value, HookContext(point, batch, start, allowed), fired)
+            def fire(value: Tensor, *window: Any, point: PointId = point, functions: Any = functions) -> Tensor:
+                return run_hooks(functions, value, HookContext(point, batch, *window), fired)
 
             grouped.setdefault((point.tower, point.layer), {})[point.kind] = fire
         with ExitStack() as stack:
@@ -162,9 +162,21 @@ class HuggingFaceAdapter:
         if in_call:
             site = SITES[block.attn]
             stack.callback(site.clear)
+            stack.callback(block.attn.register_forward_pre_hook(site.enter, with_kwargs=True).remove)
             site.kinds = frozenset(in_call)
             site.fire = lambda kind, *args: in_call[kind](*args)
         return bool(in_call)
+
+
+def n_positions(config: Any) -> int | None:
+    """How many tokens a model can place; None where its configuration does not say."""
+    text = config.get_text_config()
+    return next((value for name in POSITIONS if isinstance(value := getattr(text, name, None), int)), None)
+
+
+def answers_at_mask(architecture: str) -> bool:
+    """Masked language models answer where the mask token stands, others after the last token."""
+    return architecture.endswith("ForMaskedLM")
 
 
 def _attach_attention_write(stack: ExitStack, block: Block, attn_out: Callable[..., Tensor] | None, resid_mid: Callable[..., Tensor] | None) -> None:

@@ -77,9 +77,10 @@ def _gemma3(model: Any) -> dict[str, Tensor]:
 
 
 def _qwen_vl(model: Any) -> dict[str, Tensor]:
-    """Four merged patches a side: several attention windows in the vision tower."""
+    """An image of four attention windows, where the vision tower attends in windows; else of four merged patches."""
     vision = model.config.vision_config
-    side = 2 * vision.spatial_merge_size
+    window = getattr(vision, "window_size", vision.patch_size * vision.spatial_merge_size) // vision.patch_size
+    side = 2 * window
     width = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
     patches = torch.randn(side * side, width, generator=_generator())
     inputs = _with_image_tokens(model, (side // vision.spatial_merge_size) ** 2)

@@ -30,7 +30,7 @@ class AttentionSite:
     """One attention module: what is hooked there, and how many tokens of this forward it has seen.
 
     Vision models that attend window by window call us once a window; `seen` is the position of the window's first
-    token, so that the pieces join into one view of the layer.
+    token and `length` the number of tokens of all windows, so that the pieces join into one view of the layer.
     """
 
     def __init__(self, native: str) -> None:
@@ -38,11 +38,16 @@ class AttentionSite:
         self.kinds: frozenset[str] = frozenset()
         self.fire: Fire | None = None
         self.seen = 0
+        self.length = 0
         self.calls = 0
         self.heads = (0, 0)
 
     def clear(self) -> None:
         self.kinds, self.fire = frozenset(), None
+
+    def enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Pre-hook of the module: its first argument holds the tokens of all windows."""
+        self.length = next(iter((*args, *kwargs.values()))).shape[-2]
 
 
 SITES: WeakKeyDictionary[nn.Module, AttentionSite] = WeakKeyDictionary()
@@ -66,36 +71,37 @@ def attend(
     site = SITES.get(module)
     if site is None:
         raise InterpError("E403", f"{type(module).__name__} uses attention {NAME!r} but belongs to no HookedModel", fix="open it with interp.load or HookedModel.from_hf")
-    start, site.seen, site.calls = site.seen, site.seen + query.shape[2], site.calls + 1
+    window = (site.seen, site.length)
+    site.seen, site.calls = site.seen + query.shape[2], site.calls + 1
     site.heads = (query.shape[1], key.shape[1])
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if site.fire is not None:
-        query, key, value = (_fire_heads(site, kind, x, start) for kind, x in (("q", query), ("k", key), ("v", value)))
+        query, key, value = (_fire_heads(site, kind, x, window) for kind, x in (("q", query), ("k", key), ("v", value)))
     if site.native == "eager" or site.kinds & SQUARE or kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
-        return _plain(site, module, query, key, value, attention_mask, scaling, start, kwargs)
+        return _plain(site, module, query, key, value, attention_mask, scaling, window, kwargs)
     return AttentionInterface._global_mapping["sdpa"](module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
 
 
-def _fire_heads(site: AttentionSite, which: str, x: Tensor, start: int) -> Tensor:
+def _fire_heads(site: AttentionSite, which: str, x: Tensor, window: tuple[int, int]) -> Tensor:
     """Run the hooks on q, k or v, shown with the axes of the hook points (batch pos head d_head)."""
     kind = f"attn.registry_{which}"
     if kind not in site.kinds:
         return x
     assert site.fire is not None
-    return site.fire(kind, x.transpose(1, 2), start).transpose(1, 2)
+    return site.fire(kind, x.transpose(1, 2), *window).transpose(1, 2)
 
 
-def _plain(site: AttentionSite, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, start: int, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def _plain(site: AttentionSite, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, window: tuple[int, int], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
     n_rep = q.shape[1] // k.shape[1]
     scores = attention_scores(q, repeat_kv(k, n_rep), scaling, mask=mask, softcap=kwargs.get("softcap"), bias=kwargs.get("position_bias"))
     allowed = None if mask is None else mask > torch.finfo(mask.dtype).min / 2
     if "attn.hook_attn_scores" in site.kinds:
         assert site.fire is not None
-        scores = site.fire("attn.hook_attn_scores", scores, start, allowed)
+        scores = site.fire("attn.hook_attn_scores", scores, *window, allowed)
     pattern = attention_pattern(scores, sink=kwargs.get("s_aux"))
     if "attn.hook_pattern" in site.kinds:
         assert site.fire is not None
-        pattern = site.fire("attn.hook_pattern", pattern, start, allowed)
+        pattern = site.fire("attn.hook_pattern", pattern, *window, allowed)
     return z_from_pattern(pattern, repeat_kv(v, n_rep)), pattern
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-ATTENTION = ("attention.self", "self_attn", "self_attention", "attn", "attention", "SelfAttention")
+ATTENTION = ("attention.self", "attention.attention", "self_attn", "self_attention", "attn", "attention", "SelfAttention")
 OUT_PROJECTION = ("o_proj", "out_proj", "c_proj", "dense", "proj", "wo", "out_lin")
 MLP_WRITE = ("post_feedforward_layernorm", "layer_scale2", "mlp", "feed_forward", "block_sparse_moe", "ffn", "fc2")
 FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "layernorm", "post_layernorm", "ln_post", "layer_norm")
@@ -48,7 +48,7 @@ class Block:
     @property
     def w_out(self) -> Tensor:
         """Output projection as [head, d_head, d_model]. Conv1D stores it as (in, out), Linear as (out, in)."""
-        weight = self.out.weight if type(self.out).__name__ == "Conv1D" else self.out.weight.T
+        weight = self.out.weight.detach() if type(self.out).__name__ == "Conv1D" else self.out.weight.detach().T
         return weight.reshape(self.n_heads, self.d_head, -1)
 
 
@@ -124,8 +124,7 @@ def _named(owner: nn.Module, names: tuple[str, ...]) -> Iterator[nn.Module]:
 def find_block(layer: int, module: nn.Module) -> Block | None:
     """The attention block in a layer; None where the layer has none that we recognise."""
     for attn in _named(module, ATTENTION):
-        holder = module.attention.output if attn is getattr(getattr(module, "attention", None), "self", None) else attn
-        out = next(_named(holder, OUT_PROJECTION), None)
+        out = next((found for owner in _owners(module, attn) for found in _named(owner, OUT_PROJECTION)), None)
         n_heads = head_count(attn)
         if out is None or not n_heads or not hasattr(out, "weight"):
             continue
@@ -133,6 +132,12 @@ def find_block(layer: int, module: nn.Module) -> Block | None:
         n_kv_heads = n_heads // int(getattr(attn, "num_key_value_groups", 1) or 1)
         return Block(layer, module, attn, out, _attn_write(module, out), _mlp_write(module), _post_norms(module), n_heads, n_kv_heads, width // n_heads)
     return None
+
+
+def _owners(module: nn.Module, attn: nn.Module) -> Iterator[nn.Module]:
+    """Where the output projection may be: in the attention module, or (BERT) in an `output` module beside it."""
+    yield attn
+    yield from _named(module, ("attention.output",))
 
 
 def head_count(attn: nn.Module) -> int | None:

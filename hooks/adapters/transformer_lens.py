@@ -42,6 +42,7 @@ class BridgeAdapter:
         self.kv_heads: Mapping[str, tuple[int, ...]] = {"": (config.n_key_value_heads or n_heads,) * n_layers}
         self.output_name = "logits"
         self.n_positions: int | None = config.n_ctx
+        self.answers_at_mask = (config.architecture or "").endswith("ForMaskedLM")
         self.position_ids = "none"
         self.probe_inputs = {"input_ids": torch.arange(3, 3 + N_TOKENS)[None] % config.d_vocab}
         bridge.eval()
@@ -57,7 +58,7 @@ class BridgeAdapter:
 
     def w_out(self, layer: int, tower: str = "") -> Tensor:
         """Output projection of a layer [head d_head d_model]."""
-        return self.bridge.blocks[layer].attn.W_O
+        return self.bridge.blocks[layer].attn.W_O.detach()
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -51,12 +51,17 @@ class FileTask(Task):
         if not self.path:
             raise InterpError("E205", "no path", where="task file", fix='task("file", path="prompts.jsonl")')
         if self.seed:
-            raise InterpError("E205", f"seed is {self.seed}", where="task file", fix="leave the seed out: rows come in file order, nothing is drawn")
+            fix = "leave the seed out: rows come in file order, nothing is drawn"
+            raise InterpError("E205", f"seed is {self.seed}", where="task file", fix=fix)
         data = read_bytes(Path(self.path))
         content = collect(Path(self.path), data, self.n, self.skip_bad_lines)
-        settled = {"digest": hashlib.sha256(data).hexdigest(), "content": content, "n": len(content.examples), "metric": default_metric(content.examples)}
-        for name, value in settled.items():
-            object.__setattr__(self, name, value)
+        self._settle("digest", hashlib.sha256(data).hexdigest())
+        self._settle("content", content)
+        self._settle("n", len(content.examples))
+        self._settle("metric", default_metric(content.examples))
+
+    def _settle(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
 
     def examples(self, tokenizer: Tokenizer) -> TaskExamples:
         """What the file holds; the tokenizer plays no part in it."""
@@ -92,6 +97,15 @@ class Reading:
     bad: list[BadLine] = field(default_factory=list)
     unused: dict[str, None] = field(default_factory=dict)
 
+    def add(self, found: Example | Drop | BadLine) -> None:
+        """Put a row where it belongs."""
+        if isinstance(found, Example):
+            self.kept.append(found)
+        elif isinstance(found, Drop):
+            self.drops.append(found)
+        else:
+            self.bad.append(found)
+
 
 def collect(path: Path, data: bytes, limit: int, skip_bad_lines: bool) -> TaskExamples:
     """Read all rows; raise all mistakes together, or leave bad rows out where `skip_bad_lines` says so."""
@@ -115,7 +129,7 @@ def sort_rows(path: Path, data: bytes) -> Reading:
     rows = Reading()
     seen: dict[str, Line] = {}
     for line in read_lines(path, data):
-        found = line if isinstance(line, BadLine) else parse(path, line)
+        found: Example | Drop | BadLine = line if isinstance(line, BadLine) else parse(path, line)
         if isinstance(line, Line) and isinstance(found, Example):
             keys = found.id, json.dumps(line.fields, sort_keys=True)
             if earlier := next((seen[key] for key in keys if key in seen), None):
@@ -123,7 +137,7 @@ def sort_rows(path: Path, data: bytes) -> Reading:
             else:
                 seen.update(dict.fromkeys(keys, line))
                 rows.unused.update(dict.fromkeys(name for name in line.fields if name not in FIELDS))
-        {Example: rows.kept, Drop: rows.drops, BadLine: rows.bad}[type(found)].append(found)
+        rows.add(found)
     rows.bad.sort(key=lambda line: line.number)
     return rows
 

@@ -34,9 +34,8 @@ class Induction(Task):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.length < 2 or not 1 <= self.repeated < self.length:
-            raise InterpError(
-                "E205", f"length {self.length} with repeat {self.repeat}", where="task induction", fix="length at least 2, repeat from 1 to length - 1"
-            )
+            what = f"length {self.length} with repeat {self.repeat}"
+            raise InterpError("E205", what, where="task induction", fix="length from 2, repeat from 1 to length - 1")
 
     @property
     def repeated(self) -> int:
@@ -73,7 +72,9 @@ def draw_ordinary(rng: random.Random, tokenizer: Tokenizer, count: int, known: d
     Raises:
         InterpError: E311, the tokenizer has fewer ordinary tokens than asked for.
     """
-    special, seen, drawn = set(tokenizer.all_special_ids), set(), []
+    special = set(tokenizer.all_special_ids)
+    seen: set[int] = set()
+    drawn: list[int] = []
     while len(drawn) < count and len(seen) < len(tokenizer):
         token = rng.randrange(len(tokenizer))
         if token in seen:
@@ -85,4 +86,5 @@ def draw_ordinary(rng: random.Random, tokenizer: Tokenizer, count: int, known: d
             drawn.append(token)
     if len(drawn) == count:
         return tuple(drawn)
-    raise InterpError("E311", f"only {len(drawn)} ordinary tokens; {count} needed", where="task induction", fix="choose a smaller length")
+    what = f"only {len(drawn)} ordinary tokens; {count} needed"
+    raise InterpError("E311", what, where="task induction", fix="choose a smaller length")

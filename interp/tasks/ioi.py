@@ -31,14 +31,25 @@ TEMPLATES = (
     "Today, [A] and [B] found the [PLACE] closed, and [S] gave a [OBJECT] back to",
 )
 NAMES = tuple(
-    "Mary John Tom James Dan Martin Amy Alice Anna Kate Paul Mark Peter Simon Adam Ben Jack Luke Sam David Daniel Michael "
-    "Robert William Thomas George Henry Charles Edward Richard Joseph Kevin Brian Jason Eric Scott Frank Ryan Aaron Nathan "
-    "Justin Brandon Andrew Matthew Anthony Patrick Sarah Laura Emily Jessica Rachel Rebecca Jennifer Michelle Lisa Linda "
-    "Susan Karen Nancy Helen Elizabeth Victoria Emma Julia Maria Diana Rose Grace Claire Jane Lucy Sara Ruth Alan Carl Chris "
-    "Steve Tim Tony".split()
+    """
+    Mary John Tom James Dan Martin Amy Alice Anna Kate Paul Mark Peter Simon Adam Ben Jack Luke Sam David Daniel
+    Michael Robert William Thomas George Henry Charles Edward Richard Joseph Kevin Brian Jason Eric Scott Frank Ryan
+    Aaron Nathan Justin Brandon Andrew Matthew Anthony Patrick Sarah Laura Emily Jessica Rachel Rebecca Jennifer
+    Michelle Lisa Linda Susan Karen Nancy Helen Elizabeth Victoria Emma Julia Maria Diana Rose Grace Claire Jane
+    Lucy Sara Ruth Alan Carl Chris Steve Tim Tony
+    """.split()
 )
-PLACES = tuple("store garden restaurant school hospital office house station park museum library beach hotel market church kitchen".split())
-OBJECTS = tuple("ring kiss bone basketball computer necklace drink snack book letter ticket camera phone watch present key".split())
+PLACES = tuple(
+    """
+    store garden restaurant school hospital office house station park museum library beach hotel market church
+    kitchen
+    """.split()
+)
+OBJECTS = tuple(
+    """
+    ring kiss bone basketball computer necklace drink snack book letter ticket camera phone watch present key
+    """.split()
+)
 
 CORRUPTIONS = ("abc", "s2")
 SPLITS = ("all", "train", "test")
@@ -73,14 +84,16 @@ class Ioi(Task):
         check_choice(self.name, "corruption", self.corruption, CORRUPTIONS)
         check_choice(self.name, "split", self.split, SPLITS)
         if self.template is not None and self.template not in range(len(TEMPLATES)):
-            raise InterpError("E201", f"no template {self.template!r}", where="task ioi", fix=f"templates are 0 to {len(TEMPLATES) - 1}")
+            fix = f"templates are 0 to {len(TEMPLATES) - 1}"
+            raise InterpError("E201", f"no template {self.template!r}", where="task ioi", fix=fix)
 
     def examples(self, tokenizer: Tokenizer) -> TaskExamples:
         """See `Task.examples`; names that are not one token after a space are not used, and a note lists them."""
         names = [name for name in NAMES if len(token_ids(tokenizer, f" {name}")) == 1]
         split_names = [name for name in NAMES if name not in names]
         if len(names) < 5 or not (pairs := name_pairs(names, self.split)):
-            raise InterpError("E311", f"this tokenizer has {len(names)} of {len(NAMES)} names as single tokens; too few", where="task ioi")
+            what = f"this tokenizer has {len(names)} of {len(NAMES)} names as single tokens; too few"
+            raise InterpError("E311", what, where="task ioi")
         rng = random.Random(f"ioi/{self.seed}")
         kept, drops = [], []
         for index in range(self.n):
@@ -90,8 +103,8 @@ class Ioi(Task):
                 kept.append(example)
             else:
                 drops.append(Drop(example.id, "E305", f"{lengths[0]} tokens clean, {lengths[1]} corrupt"))
-        notes = (f"Names not used, because the tokenizer splits them: {', '.join(split_names)}.",) if split_names else ()
-        return TaskExamples(tuple(kept), tuple(drops), notes)
+        note = f"Names not used, because the tokenizer splits them: {', '.join(split_names)}."
+        return TaskExamples(tuple(kept), tuple(drops), (note,) if split_names else ())
 
 
 def in_test(first: str, second: str) -> bool:
@@ -106,7 +119,14 @@ def name_pairs(names: list[str], split: str) -> list[tuple[str, str]]:
     return pairs if split == "all" else [pair for pair in pairs if in_test(*pair) == (split == "test")]
 
 
-def draw(rng: random.Random, index: int, names: list[str], pairs: list[tuple[str, str]], corruption: str, template: int | None) -> Example:
+def draw(
+    rng: random.Random,
+    index: int,
+    names: list[str],
+    pairs: list[tuple[str, str]],
+    corruption: str = "abc",
+    template: int | None = None,
+) -> Example:
     """One question; even numbers are ABBA, odd ones BABA."""
     receiver, subject = rng.choice(pairs)
     order = ("abba", "baba")[index % 2]
@@ -114,8 +134,8 @@ def draw(rng: random.Random, index: int, names: list[str], pairs: list[tuple[str
     pattern = TEMPLATES[rng.randrange(len(TEMPLATES)) if template is None else template]
     others = rng.sample([name for name in names if name not in (receiver, subject)], 3)
     clean, spans = render(pattern, order, receiver, subject, subject, words)
-    replaced = tuple(others) if corruption == "abc" else (receiver, subject, receiver)
-    corrupt, corrupt_spans = render(pattern, order, *replaced, words)
+    io, s1, s2 = others if corruption == "abc" else (receiver, subject, receiver)
+    corrupt, corrupt_spans = render(pattern, order, io, s1, s2, words)
     return Example(f"ioi-{index:04d}-{order}", clean, f" {receiver}", f" {subject}", corrupt, spans, corrupt_spans)
 
 

@@ -16,6 +16,7 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".npy", ".npz", ".ckpt", ".joblib")
 PICKLE_STARTS = (*(b"\x80" + bytes([protocol]) for protocol in range(2, 6)), b"\x93NUMPY", b"PK\x03\x04")
+AS_JSONL = "write the prompts as JSONL: one JSON object a line"
 BOM = b"\xef\xbb\xbf"
 
 
@@ -46,14 +47,15 @@ def read_bytes(path: Path) -> bytes:
     if not path.is_file():
         raise _refused("E204", "no such file" if not path.exists() else "not a file", path)
     if path.suffix.lower() in PICKLES:
-        raise _refused("E310", f"{path.suffix} files can run code when they are read", path, "write the prompts as JSONL: one JSON object a line")
+        raise _refused("E310", f"{path.suffix} files can run code when they are read", path, AS_JSONL)
     if (size := path.stat().st_size) > MAX_BYTES:
         raise _refused("E204", f"{size} bytes; the limit is {MAX_BYTES}", path, "split the file")
     data = path.read_bytes()
     if data.startswith(PICKLE_STARTS):
-        raise _refused("E310", "the file is a pickle or an archive, whatever its name says", path, "write the prompts as JSONL: one JSON object a line")
+        raise _refused("E310", "the file is a pickle or an archive, whatever its name says", path, AS_JSONL)
     if path.suffix.lower() not in (*JSON_LINES, *DELIMITERS):
-        raise _refused("E204", f"unknown kind of file {path.suffix!r}", path, f"use {', '.join((*JSON_LINES, *DELIMITERS))}")
+        kinds = ", ".join((*JSON_LINES, *DELIMITERS))
+        raise _refused("E204", f"unknown kind of file {path.suffix!r}", path, f"use {kinds}")
     return data
 
 
@@ -93,8 +95,11 @@ def _json_lines(path: Path, data: bytes) -> Iterator[Line | BadLine]:
             yield _json_line(path, number, raw, text, is_cut=number == last)
 
 
+def _bad(path: Path, number: int, raw: bytes, code: str, what: str, fix: str = "") -> BadLine:
+    return BadLine(number, raw, InterpError(code, what, where=place(path, number), fix=fix))
+
+
 def _json_line(path: Path, number: int, raw: bytes, text: str, is_cut: bool) -> Line | BadLine:
-    where = place(path, number)
     repeated: list[str] = []
 
     def to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -102,19 +107,18 @@ def _json_line(path: Path, number: int, raw: bytes, text: str, is_cut: bool) -> 
         repeated.extend(name for name in dict.fromkeys(names) if names.count(name) > 1)
         return dict(pairs)
 
+    fix = 'one JSON object a line, such as {"prompt": "..."}'
     try:
         fields = json.loads(text, object_pairs_hook=to_dict)
     except json.JSONDecodeError as error:
         ending = "; it is the last line and has no line end, so the file may have been cut off" if is_cut else ""
-        what = f"not JSON: {error.msg} at column {error.colno}{ending}"
-        return BadLine(number, raw, InterpError("E301", what, where=where, fix="one JSON object a line"))
+        return _bad(path, number, raw, "E301", f"not JSON: {error.msg} at column {error.colno}{ending}", fix)
     except (ValueError, RecursionError) as error:
-        return BadLine(number, raw, InterpError("E301", f"not usable JSON: {error}", where=where, fix="one JSON object a line"))
+        return _bad(path, number, raw, "E301", f"not usable JSON: {error}", fix)
     if not isinstance(fields, dict):
-        what = f"a JSON {type(fields).__name__}, not an object"
-        return BadLine(number, raw, InterpError("E301", what, where=where, fix='one JSON object a line, such as {"prompt": "..."}'))
+        return _bad(path, number, raw, "E301", f"a JSON {type(fields).__name__}, not an object", fix)
     if repeated:
-        return BadLine(number, raw, InterpError("E303", f"field {repeated[0]!r} appears twice", where=where))
+        return _bad(path, number, raw, "E303", f"field {repeated[0]!r} appears twice")
     return Line(number, raw, fields)
 
 
@@ -158,7 +162,7 @@ def _csv_rows(path: Path, data: bytes, delimiter: str) -> Iterator[Line | BadLin
         except csv.Error as error:
             number, raw = texts.take()
             fix = 'close every quote; inside quotes write " as ""'
-            yield BadLine(number, raw, InterpError("E301", f"not CSV: {error}", where=place(path, number), fix=fix))
+            yield _bad(path, number, raw, "E301", f"not CSV: {error}", fix)
             continue
         number, raw = texts.take()
         if not any(cell.strip() for cell in cells):
@@ -168,7 +172,7 @@ def _csv_rows(path: Path, data: bytes, delimiter: str) -> Iterator[Line | BadLin
             continue
         header = [cell.strip() for cell in cells]
         if problem := _header_problem(header):
-            yield BadLine(number, raw, InterpError("E303", problem, where=place(path, number), fix="the first line names the columns"))
+            yield _bad(path, number, raw, "E303", problem, "the first line names the columns")
             return
     yield from texts.bad
 
@@ -177,18 +181,21 @@ def _header_problem(header: list[str]) -> str:
     twice = [name for name in dict.fromkeys(header) if header.count(name) > 1]
     if twice:
         return f"column {twice[0]!r} appears twice"
-    return "" if {"prompt", "clean", "messages"} & set(header) else f"no column 'prompt' or 'clean' among {', '.join(header)}"
+    if {"prompt", "clean", "messages"} & set(header):
+        return ""
+    return f"no column 'prompt' or 'clean' among {', '.join(header)}"
 
 
 def _csv_row(path: Path, number: int, raw: bytes, header: list[str], cells: list[str]) -> Line | BadLine:
-    where = place(path, number)
     if len(cells) != len(header):
-        return BadLine(number, raw, InterpError("E301", f"{len(cells)} cells under a header of {len(header)}", where=where, fix="quote cells that hold the delimiter"))
+        what = f"{len(cells)} cells under a header of {len(header)}"
+        return _bad(path, number, raw, "E301", what, "quote cells that hold the delimiter")
     fields: dict[str, Any] = {name: cell for name, cell in zip(header, cells, strict=True) if cell != ""}
     for name in ("roles", "corrupt_roles"):
         if name in fields:
             try:
                 fields[name] = json.loads(fields[name])
             except (ValueError, RecursionError) as error:
-                return BadLine(number, raw, InterpError("E303", f"{name} is not JSON: {error}", where=where, fix='write {"subject": [5, 9]}, quotes doubled'))
+                fix = 'write {"subject": [5, 9]}, quotes doubled'
+                return _bad(path, number, raw, "E303", f"{name} is not JSON: {error}", fix)
     return Line(number, raw, fields)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Any
+from typing import Any, get_type_hints
 
 from interp.kernels.errors import InterpError, suggest
 from interp.tasks.base import Task
@@ -16,9 +17,9 @@ from interp.tasks.base import Task
 def list_tasks() -> dict[str, type[Task]]:
     """Task classes by name, in alphabetical order."""
     modules = [import_module(f"interp.tasks.{found.name}") for found in iter_modules([str(Path(__file__).parent)])]
-    things = [thing for module in modules for thing in vars(module).values()]
-    classes = {thing for thing in things if isinstance(thing, type) and issubclass(thing, Task) and hasattr(thing, "name")}
-    return {found.name: found for found in sorted(classes, key=lambda found: found.name)}
+    things = [thing for module in modules for thing in vars(module).values() if isinstance(thing, type)]
+    found = {thing.name: thing for thing in things if issubclass(thing, Task) and thing is not Task}
+    return dict(sorted(found.items()))
 
 
 def task(name: str, n: int | None = None, seed: int = 0, **options: Any) -> Task:
@@ -39,5 +40,18 @@ def task(name: str, n: int | None = None, seed: int = 0, **options: Any) -> Task
     chosen = known[name]
     for option in options:
         if option not in chosen.option_names():
-            raise InterpError("E201", f"task {name} has no option {option!r}", fix=suggest(option, chosen.option_names()))
-    return chosen(seed=seed, **options) if n is None else chosen(n=n, seed=seed, **options)
+            fix = suggest(option, chosen.option_names())
+            raise InterpError("E201", f"task {name} has no option {option!r}", fix=fix)
+    given = {"seed": seed, **options} if n is None else {"n": n, "seed": seed, **options}
+    check_types(chosen, given)
+    return chosen(**given)
+
+
+def check_types(chosen: type[Task], given: Mapping[str, Any]) -> None:
+    """Raise E205 at a value that is not of its option's type; True and False are no numbers."""
+    hints = get_type_hints(chosen)
+    for option, value in given.items():
+        hint = hints[option]
+        if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+            expected = getattr(hint, "__name__", str(hint))
+            raise InterpError("E205", f"{option} is {value!r}; {expected} expected", where=f"task {chosen.name}")

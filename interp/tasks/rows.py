@@ -44,7 +44,8 @@ def to_example(line: Line, where: str) -> Example:
         raise InterpError("E303", "'corrupt_roles' without 'corrupt'", where=where)
     answer, distractor = read_answer(fields, "answer", where), read_answer(fields, "distractor", where)
     if answer is not None and answer == distractor:
-        raise InterpError("E307", f"answer and distractor are both {answer!r}", where=where, fix="name a wrong answer as distractor")
+        what = f"answer and distractor are both {answer!r}"
+        raise InterpError("E307", what, where=where, fix="name a wrong answer as distractor")
     spans = read_roles(fields, "roles", clean, where)
     corrupt_spans = read_roles(fields, "corrupt_roles", corrupt, where) if corrupt is not None else {}
     return Example(read_id(fields, line.number, where), clean, answer, distractor, corrupt, spans, corrupt_spans, where)
@@ -67,7 +68,8 @@ def read_text(value: Any, name: str, where: str) -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise InterpError("E302", f"field {name!r} holds half a surrogate pair at character {error.start}", where=where) from error
+        what = f"field {name!r} holds half a surrogate pair at character {error.start}"
+        raise InterpError("E302", what, where=where) from error
     return value
 
 
@@ -82,7 +84,8 @@ def read_prompt(fields: Mapping[str, Any], name: str, where: str) -> Prompt:
     is_ids = isinstance(value, list) and all(map(is_token, value))
     prompt: Prompt = tuple(value) if is_ids else read_text(value, name, where)
     if not prompt or (isinstance(prompt, str) and not prompt.strip()):
-        raise InterpError("E304", f"{name} is empty" if not prompt else f"{name} is only white space", where=where, fix="delete the line, or fill it in")
+        what = f"{name} is empty" if not prompt else f"{name} is only white space"
+        raise InterpError("E304", what, where=where, fix="delete the line, or fill it in")
     return prompt
 
 
@@ -99,12 +102,15 @@ def read_roles(fields: Mapping[str, Any], name: str, prompt: Prompt, where: str)
     """Role -> (start, end), inside the prompt."""
     roles = fields.get(name, {})
     if not isinstance(roles, dict):
-        raise InterpError("E303", f"{name} is a {type(roles).__name__}, not an object", where=where, fix='write {"subject": [5, 9]}')
+        what = f"{name} is a {type(roles).__name__}, not an object"
+        raise InterpError("E303", what, where=where, fix='write {"subject": [5, 9]}')
     for role, span in roles.items():
         if not (isinstance(span, list) and len(span) == 2 and all(map(is_token, span))):
-            raise InterpError("E303", f"{name}: {role!r} is {span!r}", where=where, fix="write [start, end], counted from 0, the end not included")
+            fix = "write [start, end], counted from 0, the end not included"
+            raise InterpError("E303", f"{name}: {role!r} is {span!r}", where=where, fix=fix)
         if not span[0] < span[1] <= len(prompt):
-            raise InterpError("E313", f"{name}: {role!r} is {span}, in a prompt of length {len(prompt)}", where=where, fix="start < end <= length")
+            what = f"{name}: {role!r} is {span}, in a prompt of length {len(prompt)}"
+            raise InterpError("E313", what, where=where, fix="start < end <= length")
     return {role: (span[0], span[1]) for role, span in roles.items()}
 
 

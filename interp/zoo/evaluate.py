@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,29 @@ from torch import Tensor
 
 from interp.hooks.pairs import Example
 from interp.kernels.errors import InterpError
-from interp.tasks.base import Task, Tokenizer
+from interp.tasks.base import Task, Tokenizer, token_ids
 from interp.tasks.induction import Induction
 from interp.tasks.ioi import Ioi
 from interp.zoo.registry import find, near
 
 N, SEED = 512, 1_000_003
 HELD_OUT: tuple[Task, ...] = (Ioi(n=N, seed=SEED, split="test"), Induction(n=N, seed=SEED))
-Batch = tuple[Int[Tensor, "batch pos"], Int[Tensor, " batch"], Int[Tensor, " batch"]]
+Batch = tuple[Int[Tensor, "_ _"], Int[Tensor, "_"], Int[Tensor, "_"]]  # prompts, answers, distractors
+
+
+def option_id(option: str | int | None, tokenizer: Tokenizer) -> int:
+    """Token id of an answer, which is one token in every held-out task."""
+    assert option is not None
+    if isinstance(option, int):
+        return option
+    (token,) = token_ids(tokenizer, option)
+    return token
 
 
 def encode(example: Example, tokenizer: Tokenizer) -> tuple[tuple[int, ...], int, int]:
-    """Prompt with the special tokens the tokenizer adds, answer and distractor as token ids."""
+    """Prompt with the special tokens that the tokenizer adds to text, answer and distractor."""
     prompt = tuple(tokenizer(example.clean)["input_ids"]) if isinstance(example.clean, str) else example.clean
-    options = []
-    for option in (example.answer, example.distractor):
-        (token,) = tokenizer(option, add_special_tokens=False)["input_ids"] if isinstance(option, str) else (option,)
-        options.append(int(token))
-    return prompt, options[0], options[1]
+    return prompt, option_id(example.answer, tokenizer), option_id(example.distractor, tokenizer)
 
 
 def batches(task: Task, tokenizer: Tokenizer) -> list[Batch]:
@@ -45,13 +50,17 @@ def batches(task: Task, tokenizer: Tokenizer) -> list[Batch]:
     for example in task.examples(tokenizer).examples:
         row = encode(example, tokenizer)
         by_length[len(row[0])].append(row)
-    return [tuple(torch.tensor(column) for column in zip(*rows, strict=True)) for _, rows in sorted(by_length.items())]
+    columns = [tuple(zip(*rows, strict=True)) for _, rows in sorted(by_length.items())]
+    return [(torch.tensor(prompt), torch.tensor(answer), torch.tensor(other)) for prompt, answer, other in columns]
 
 
 @torch.no_grad()
 def over(model: Any, data: list[Batch], measure: Callable[..., Tensor]) -> float:
     """Mean over all prompts of `measure(logits at the last position, answer, distractor)`."""
-    values = [measure(model(prompts.to(model.device)).logits[:, -1].cpu(), answer, distractor) for prompts, answer, distractor in data]
+    values = [
+        measure(model(prompts.to(model.device)).logits[:, -1].cpu(), answer, distractor)
+        for prompts, answer, distractor in data
+    ]
     return float(torch.cat(values).double().mean())
 
 
@@ -66,44 +75,66 @@ def difference(logits: Float[Tensor, "batch d_vocab"], answer: Tensor, distracto
     return logits[rows, answer] - logits[rows, distractor]
 
 
-def accuracies(model: Any, tokenizer: Tokenizer, tasks: tuple[Task, ...] = HELD_OUT) -> dict[str, float]:
+def accuracies(model: Any, tokenizer: Tokenizer, tasks: tuple[Task, ...]) -> dict[str, float]:
     """Share of right answers per task."""
     return {task.name: over(model, batches(task, tokenizer), is_right) for task in tasks}
 
 
 @contextmanager
-def input_hook(module: torch.nn.Module, edit: Callable[[Tensor], Tensor | None]) -> Any:
-    """Let `edit` see a module's input, and replace it unless it returns None."""
-    handle = module.register_forward_pre_hook(lambda _, inputs: None if (out := edit(inputs[0])) is None else (out, *inputs[1:]))
+def replaced_input(module: torch.nn.Module, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Let a module see `edit(its input)`."""
+
+    def hook(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (edit(inputs[0]), *inputs[1:])
+
+    handle = module.register_forward_pre_hook(hook)
     try:
         yield
     finally:
         handle.remove()
 
 
-def head_shares(model: Any, tokenizer: Tokenizer, task: Task) -> dict[str, float]:
-    """Share of the mean logit difference that is lost when one head's z is replaced by its mean over all prompts and positions."""
-    data, heads = batches(task, tokenizer), model.config.num_attention_heads
-    clean, shares = over(model, data, difference), {}
-    for layer, block in enumerate(model.model.layers):
-        seen: list[Tensor] = []
-        with input_hook(block.self_attn.o_proj, lambda z, seen=seen: seen.append(z.flatten(0, 1))):
-            over(model, data, difference)
-        mean = torch.cat(seen).mean(0)
-        for head, part in enumerate(torch.arange(len(mean), device=mean.device).chunk(heads)):
+def mean_input(model: Any, module: torch.nn.Module, data: list[Batch]) -> Float[Tensor, " feature"]:
+    """Mean of a module's input over all prompts and positions."""
+    seen: list[Tensor] = []
 
-            def edit(z: Tensor, mean: Tensor = mean, part: Tensor = part) -> Tensor:
+    def keep(z: Tensor) -> Tensor:
+        seen.append(z.flatten(0, 1))
+        return z
+
+    with replaced_input(module, keep):
+        over(model, data, difference)
+    return torch.cat(seen).mean(0)
+
+
+def head_shares(model: Any, tokenizer: Tokenizer, task: Task) -> dict[str, float]:
+    """Share of the mean logit difference that is lost when one head's z is replaced by its mean."""
+    data, shares = batches(task, tokenizer), {}
+    clean = over(model, data, difference)
+    for layer, block in enumerate(model.model.layers):
+        projection = block.self_attn.o_proj
+        mean = mean_input(model, projection, data)
+        for head, part in enumerate(
+            torch.arange(len(mean), device=mean.device).chunk(model.config.num_attention_heads)
+        ):
+
+            def ablate(z: Tensor, part: Tensor = part, mean: Tensor = mean) -> Tensor:
                 return z.index_copy(-1, part, mean[part].expand(*z.shape[:-1], -1))
 
-            with input_hook(block.self_attn.o_proj, edit):
+            with replaced_input(projection, ablate):
                 shares[f"L{layer}H{head}"] = 1 - over(model, data, difference) / clean
     return shares
 
 
-def measure(model: Any, tokenizer: Tokenizer) -> dict[str, Any]:
+def measure(model: Any, tokenizer: Tokenizer, tasks: tuple[Task, ...]) -> dict[str, Any]:
     """The figures of a card: held-out accuracy, and the heads that mean ablation finds to matter most."""
-    figures: dict[str, Any] = {"prompts": N, "seed": SEED, "accuracy": accuracies(model, tokenizer), "logit_diff_lost": {}}
-    for task in HELD_OUT:
+    figures: dict[str, Any] = {
+        "prompts": N,
+        "seed": SEED,
+        "accuracy": accuracies(model, tokenizer, tasks),
+        "logit_diff_lost": {},
+    }
+    for task in tasks:
         shares = head_shares(model, tokenizer, task)
         top = sorted(shares, key=lambda label: -shares[label])[:5]
         figures["logit_diff_lost"][task.name] = {label: round(shares[label], 4) for label in top}
@@ -120,8 +151,8 @@ def main() -> None:
     folder = find(name) or Path(name)
     if not folder.is_dir():
         raise InterpError("E201", f"no bundled model and no folder {name!r}", fix=near(name))
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    print(json.dumps(measure(model.eval(), tokenizer), indent=1))
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    print(json.dumps(measure(AutoModelForCausalLM.from_pretrained(folder), tokenizer, HELD_OUT), indent=1))
 
 
 if __name__ == "__main__":

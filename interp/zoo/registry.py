@@ -46,5 +46,10 @@ def verify(folder: Path) -> dict[str, Any]:
         if not path.is_file():
             raise InterpError("E701", f"{name} is missing", where=str(path), fix="install the package again")
         if (found := digest(path)) != stated:
-            raise InterpError("E701", f"{name} has SHA-256 {found}, the card says {stated}", where=str(path), fix="install the package again")
+            raise InterpError(
+                "E701",
+                f"{name} has SHA-256 {found}, the card says {stated}",
+                where=str(path),
+                fix="install the package again",
+            )
     return card

@@ -20,8 +20,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from interp.kernels.errors import InterpError, suggest
+from interp.zoo import evaluate
 from interp.zoo.card import write_card
-from interp.zoo.evaluate import accuracies, measure
 from interp.zoo.recipes import mini
 
 RECIPES = {"mini": mini.Mini}
@@ -67,7 +67,9 @@ def load_checkpoint(folder: Path, model: torch.nn.Module, optimiser: torch.optim
     return step
 
 
-def train_step(recipe: mini.Mini, step: int, model: Any, tokenizer: Any, optimiser: torch.optim.Optimizer) -> list[float]:
+def train_step(
+    recipe: mini.Mini, step: int, model: Any, tokenizer: Any, optimiser: torch.optim.Optimizer
+) -> list[float]:
     """One optimiser step; returns the loss of each of its batches in nats per token."""
     for group in optimiser.param_groups:
         group["lr"] = learning_rate(recipe, step)
@@ -82,39 +84,55 @@ def train_step(recipe: mini.Mini, step: int, model: Any, tokenizer: Any, optimis
     return losses
 
 
-def train(recipe: mini.Mini, out: Path, *, checkpoint_every: int = 250, resume: bool = False, device: str = "cpu") -> Path:
+def train(
+    recipe: mini.Mini, out: Path, *, checkpoint_every: int = 250, resume: bool = False, device: str = "cpu"
+) -> Path:
     """Train; checkpoints go to `out`, the finished model and its card to `out/<name>`, which is returned.
 
     Raises:
         InterpError: E204, `out` already holds a training and `resume` is false, or the other way round.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    if resume != (out / CHECKPOINT).exists():
-        problem, fix = ("no checkpoint to resume", "leave out --resume") if resume else ("a training is already here", "add --resume, or choose another folder")
-        raise InterpError("E204", problem, where=str(out), fix=fix)
+    claim(out, resume)
     torch.manual_seed(recipe.seed)
-    tokenizer = mini.build_tokenizer(recipe)
-    model = mini.build_model(recipe, tokenizer).to(device).train()
+    tokenizer: Any = mini.build_tokenizer(recipe)
+    model: Any = mini.build_model(recipe, tokenizer)
+    model.to(device).train()
     optimiser = build_optimiser(recipe, model)
     first = load_checkpoint(out, model, optimiser) if resume else 0
-    start = time.time()
+    start = time.monotonic()
     for step in range(first, recipe.steps):
         losses = train_step(recipe, step, model, tokenizer, optimiser)
         if (step + 1) % checkpoint_every == 0:
             save_checkpoint(out, step + 1, model, optimiser)
-            report(step + 1, losses, accuracies(model.eval(), tokenizer), time.time() - start)
+            found = evaluate.accuracies(model.eval(), tokenizer, evaluate.HELD_OUT)
+            report(step + 1, losses, found, time.monotonic() - start)
             model.train()
     folder = out / recipe.name
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_card(folder, recipe.name, model, recipe, measure(model, tokenizer))
+    write_card(folder, recipe.name, model, recipe, evaluate.measure(model, tokenizer, evaluate.HELD_OUT))
     return folder
+
+
+def claim(out: Path, resume: bool) -> None:
+    """Make the folder; refuse to overwrite a training, or to resume none."""
+    out.mkdir(parents=True, exist_ok=True)
+    is_there = (out / CHECKPOINT).exists()
+    if resume and not is_there:
+        raise InterpError("E204", "no checkpoint to resume", where=str(out), fix="leave out --resume")
+    if is_there and not resume:
+        fix = "add --resume, or choose another folder"
+        raise InterpError("E204", "a training is already here", where=str(out), fix=fix)
 
 
 def report(step: int, losses: list[float], found: dict[str, float], seconds: float) -> None:
     """One line of progress on the standard error stream."""
     shares = " ".join(f"{name} {value:.3f}" for name, value in found.items())
-    print(f"step {step} loss {' '.join(f'{loss:.3f}' for loss in losses)} {shares} {seconds:.0f} s", file=sys.stderr, flush=True)
+    print(
+        f"step {step} loss {' '.join(f'{loss:.3f}' for loss in losses)} {shares} {seconds:.0f} s",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def main() -> None:

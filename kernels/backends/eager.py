@@ -1,7 +1,8 @@
 """Softmax attention written out: scores, pattern, z. Every other way of computing attention is held against this one.
 
 The order of operations is that of the plain implementations in transformers (scale after the product, soft cap, mask,
-sink column, softmax in float32), so that results agree to the last bit with the models' own eager code.
+sink column, softmax in float32 or better), so that results agree to the last bit with the models' own eager code; in
+float64 they are those of SDPA, since the eager code rounds its softmax to float32.
 """
 
 from __future__ import annotations
@@ -37,9 +38,11 @@ def attention_scores(
 def attention_pattern(
     scores: Float[Tensor, "batch head query_pos key_pos"], *, sink: Float[Tensor, " head"] | None = None
 ) -> Float[Tensor, "batch head query_pos key_pos"]:
-    """Softmax over keys, in float32. With a learned sink logit a head may leave mass unspent: rows then sum to under 1."""
+    """Softmax over keys, in float32 or better. With a learned sink logit a head may leave mass unspent: rows then sum to
+    under 1."""
     if sink is None:
-        return torch.softmax(scores, dim=-1, dtype=torch.float32).to(scores.dtype)
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        return torch.softmax(scores, dim=-1, dtype=wide).to(scores.dtype)
     column = sink.reshape(1, -1, 1, 1).expand(scores.shape[0], -1, scores.shape[2], -1)
     padded = torch.cat([scores, column.to(scores.dtype)], dim=-1)
     padded = padded - padded.max(dim=-1, keepdim=True).values

@@ -54,7 +54,9 @@ def test_half_precision_is_computed_in_float32(name):
     output, answer, distractor, reference = case(torch.bfloat16)
     found = metric(name)(output, answer, distractor, reference)
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found, metric(name)(output.float(), answer, distractor, reference.float()), rtol=0, atol=0)
+    torch.testing.assert_close(
+        found, metric(name)(output.float(), answer, distractor, reference.float()), rtol=0, atol=0
+    )
 
 
 def test_kl_is_zero_for_the_reference_itself_and_negative_otherwise():

@@ -12,7 +12,14 @@ from interp.tasks.file import FileTask, file_task
 from interp.tasks.reading import MAX_BYTES
 from interp.tasks.registry import task
 
-GOOD = {"id": "a", "prompt": "The sky is", "corrupt": "The sea is", "answer": " blue", "distractor": " red", "roles": {"subject": [4, 7]}}
+GOOD = {
+    "id": "a",
+    "prompt": "The sky is",
+    "corrupt": "The sea is",
+    "answer": " blue",
+    "distractor": " red",
+    "roles": {"subject": [4, 7]},
+}
 
 
 class Characters:
@@ -55,7 +62,9 @@ def test_a_full_row_becomes_an_example(tmp_path):
     path = write(tmp_path, [{**GOOD, "corrupt_roles": {"subject": [4, 7]}, "meta": {"source": 1}}])
     found = file_task(path)
     assert found.examples(TOKENIZER).examples == (
-        Example("a", "The sky is", " blue", " red", "The sea is", {"subject": (4, 7)}, {"subject": (4, 7)}, f"{path}:1"),
+        Example(
+            "a", "The sky is", " blue", " red", "The sea is", {"subject": (4, 7)}, {"subject": (4, 7)}, f"{path}:1"
+        ),
     )
     assert found.n == 1 and found.metric == "logit_diff" and not found.examples(TOKENIZER).notes
 
@@ -63,7 +72,10 @@ def test_a_full_row_becomes_an_example(tmp_path):
 def test_a_row_may_hold_only_a_prompt_and_blank_lines_pass(tmp_path):
     path = write(tmp_path, '{"prompt": "one"}\n\n{"clean": [5, 6, 7], "roles": {"end": [2, 3]}, "answer": 9}')
     examples = file_task(path).examples(TOKENIZER).examples
-    assert [(example.id, example.clean, example.answer) for example in examples] == [("line-1", "one", None), ("line-3", (5, 6, 7), 9)]
+    assert [(example.id, example.clean, example.answer) for example in examples] == [
+        ("line-1", "one", None),
+        ("line-3", (5, 6, 7), 9),
+    ]
     assert examples[1].spans == {"end": (2, 3)} and examples[0].spans == {}
 
 
@@ -76,12 +88,14 @@ def test_default_metric_is_what_every_row_allows(tmp_path, dropped, metric):
 
 
 def test_byte_order_mark_and_crlf_are_accepted(tmp_path):
-    path = write(tmp_path, b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n" + b'{"prompt": "\xc3\xbc\xe2\x80\xa8b"}\r\n')
+    path = write(
+        tmp_path, b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n" + b'{"prompt": "\xc3\xbc\xe2\x80\xa8b"}\r\n'
+    )
     assert [example.clean for example in file_task(path).examples(TOKENIZER).examples] == ["The sky is", "ü\u2028b"]
 
 
 def test_csv_and_tsv(tmp_path):
-    text = 'id,prompt,answer,distractor,roles\r\na,"The sky, today",\" blue\", red,"{""subject"": [4, 7]}"\r\n7,"two\nlines",,,\r\n'
+    text = 'id,prompt,answer,distractor,roles\r\na,"The sky, today"," blue", red,"{""subject"": [4, 7]}"\r\n7,"two\nlines",,,\r\n'
     tabs = io.StringIO()
     csv.writer(tabs, delimiter="\t").writerows(csv.reader(io.StringIO(text, newline="")))
     for path in (write(tmp_path, text, "my.csv"), write(tmp_path, tabs.getvalue(), "my.tsv")):
@@ -137,7 +151,9 @@ def test_all_mistakes_are_found_in_one_pass(tmp_path):
 def test_bytes_that_are_not_utf8_are_named_by_line_and_offset(tmp_path):
     start = json.dumps(GOOD).encode() + b"\n"
     error = only(write(tmp_path, b"\xef\xbb\xbf" + start + b'{"prompt": "caf\xe9"}\n'))
-    assert error.code == "E302" and f"byte {3 + len(start) + 15} of the file" in error.what and error.where.endswith(":2")
+    assert (
+        error.code == "E302" and f"byte {3 + len(start) + 15} of the file" in error.what and error.where.endswith(":2")
+    )
     assert "0xff at byte 0" in mistakes(write(tmp_path, "x".encode("utf-16")))[0].what
 
 
@@ -151,7 +167,11 @@ def test_exact_duplicates_are_dropped_and_counted(tmp_path):
     plain = {"prompt": "again"}
     found = file_task(write(tmp_path, [GOOD, plain, GOOD, plain, plain])).examples(TOKENIZER)
     assert [example.id for example in found.examples] == ["a", "line-2"]
-    assert [(drop.id, drop.reason[-6:]) for drop in found.drops] == [("line-3", "line 1"), ("line-4", "line 2"), ("line-5", "line 2")]
+    assert [(drop.id, drop.reason[-6:]) for drop in found.drops] == [
+        ("line-3", "line 1"),
+        ("line-4", "line 2"),
+        ("line-5", "line 2"),
+    ]
 
 
 @pytest.mark.parametrize("second", [{**GOOD, "prompt": "The sun is"}, {"prompt": "x", "id": "line-3"}])
@@ -180,10 +200,18 @@ def test_skipped_csv_rows_keep_their_header(tmp_path):
 def test_csv_mistakes_have_line_numbers(tmp_path):
     text = b'prompt,roles\n"ok",\n"bad" quote,\nx,y,z\ncaf\xe9,\nw,{no}\n"never closed,\n'
     found = mistakes(write(tmp_path, text, "my.csv"))
-    assert [(error.code, error.where[-2:]) for error in found] == [("E301", ":3"), ("E301", ":4"), ("E302", ":5"), ("E303", ":6"), ("E301", ":7")]
+    assert [(error.code, error.where[-2:]) for error in found] == [
+        ("E301", ":3"),
+        ("E301", ":4"),
+        ("E302", ":5"),
+        ("E303", ":6"),
+        ("E301", ":7"),
+    ]
 
 
-@pytest.mark.parametrize(("header", "message"), [("text;answer", "no column 'prompt'"), ("prompt,prompt", "appears twice")])
+@pytest.mark.parametrize(
+    ("header", "message"), [("text;answer", "no column 'prompt'"), ("prompt,prompt", "appears twice")]
+)
 def test_csv_header_is_checked(tmp_path, header, message):
     assert message in mistakes(write(tmp_path, f"{header}\na,b\n", "my.csv"))[0].what
 

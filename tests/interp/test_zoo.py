@@ -24,7 +24,18 @@ def test_mini_is_listed_and_found():
 
 def test_the_card_of_mini_is_complete_and_its_files_are_whole():
     card = registry.verify(registry.find("mini"))
-    assert {"name", "architecture", "parameters", "data", "recipe", "command", "measured", "measured_by", "versions", "sha256"} <= set(card)
+    assert {
+        "name",
+        "architecture",
+        "parameters",
+        "data",
+        "recipe",
+        "command",
+        "measured",
+        "measured_by",
+        "versions",
+        "sha256",
+    } <= set(card)
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(card["sha256"])
     folder = registry.find("mini")
     assert {path.name for path in folder.iterdir()} == {*card["sha256"], "card.json"}
@@ -54,7 +65,9 @@ def test_a_missing_file_is_named(copy):
 
 def test_listing_models_loads_neither_torch_nor_transformers():
     code = "import sys, interp.zoo.registry as r; r.list_models(); sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
 
 
 def test_cards_are_plain_json(copy):

@@ -20,7 +20,19 @@ def model():
     return AutoModelForCausalLM.from_pretrained(find("mini")).eval()
 
 
-@pytest.mark.parametrize("text", ["", " ", "Mary", "a  b\n\tc\r\n", "don't stop", "naïve café 漢字 \U0001f600 \u202e", "x\x00y", "ZZZ 1234567890 %$#@"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "Mary",
+        "a  b\n\tc\r\n",
+        "don't stop",
+        "naïve café 漢字 \U0001f600 \u202e",
+        "x\x00y",
+        "ZZZ 1234567890 %$#@",
+    ],
+)
 def test_any_text_is_taken_and_given_back(tokenizer, text):
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids) == text
@@ -39,7 +51,11 @@ def test_special_tokens_are_set_and_differ(tokenizer):
 
 def test_architecture_is_what_the_card_says(model):
     card, config = list_models()["mini"], model.config
-    assert (type(model).__name__, config.num_attention_heads, config.num_key_value_heads) == (card["architecture"], card["heads"], card["kv_heads"])
+    assert (type(model).__name__, config.num_attention_heads, config.num_key_value_heads) == (
+        card["architecture"],
+        card["heads"],
+        card["kv_heads"],
+    )
     assert config.num_key_value_heads < config.num_attention_heads and config.max_position_embeddings >= 256
     assert sum(parameter.numel() for parameter in model.parameters()) == card["parameters"]
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())

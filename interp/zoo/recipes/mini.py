@@ -59,7 +59,12 @@ def build_tokenizer(recipe: Mini) -> PreTrainedTokenizerFast:
     in bytes. So no vocabulary goes to fragments of words.
     """
     capitalised = [word for word in words() if word[0].isupper()]
-    pieces = [*SPECIAL.values(), *sorted(pre_tokenizers.ByteLevel.alphabet()), *(f"Ġ{word}" for word in words()), *capitalised]
+    pieces = [
+        *SPECIAL.values(),
+        *sorted(pre_tokenizers.ByteLevel.alphabet()),
+        *(f"Ġ{word}" for word in words()),
+        *capitalised,
+    ]
     vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -69,7 +74,11 @@ def build_tokenizer(recipe: Mini) -> PreTrainedTokenizerFast:
         single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, vocabulary[bos])]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, model_max_length=recipe.positions, clean_up_tokenization_spaces=False, padding_side="left", **SPECIAL
+        tokenizer_object=backend,
+        model_max_length=recipe.positions,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+        **SPECIAL,
     )
 
 
@@ -91,7 +100,9 @@ def build_model(recipe: Mini, tokenizer: PreTrainedTokenizerFast) -> LlamaForCau
     return LlamaForCausalLM(config)
 
 
-def batches(recipe: Mini, tokenizer: PreTrainedTokenizerFast, step: int) -> list[tuple[Int[np.ndarray, "batch pos"], Int[np.ndarray, "batch pos"]]]:
+def batches(
+    recipe: Mini, tokenizer: PreTrainedTokenizerFast, step: int
+) -> list[tuple[Int[np.ndarray, "batch pos"], Int[np.ndarray, "batch pos"]]]:
     """What step number `step` reads: (input ids, labels) of the documents and of the repeated sequences.
 
     Depends on seed and step alone, so that training resumed from a checkpoint reads what it would have read.
@@ -131,10 +142,7 @@ def repeat_batch(recipe: Mini, tokenizer: PreTrainedTokenizerFast, rng: random.R
     """BOS, then random different tokens of the whole ordinary vocabulary, over and over to the end of the row."""
     ordinary = range(len(SPECIAL), len(tokenizer))
     length = rng.choice(recipe.row_lengths)
-    rows = []
-    for _ in range(max(1, recipe.repeat_tokens // length)):
-        period = rng.sample(ordinary, rng.randint(3, length // 2))
-        filled = period * (length // len(period) + 1)
-        rows.append([tokenizer.bos_token_id, *filled[: length - 1]])
-    ids = np.array(rows, dtype=np.int64)
+    ids = np.full((max(1, recipe.repeat_tokens // length), length), tokenizer.bos_token_id, dtype=np.int64)
+    for row in ids:
+        row[1:] = np.resize(rng.sample(ordinary, rng.randint(3, length // 2)), length - 1)
     return ids, ids.copy()

@@ -1,0 +1,1 @@
+"""The command `interp`: one file a verb; each parses, calls and prints."""

@@ -1,0 +1,52 @@
+"""The program `interp`: its verbs, put together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import interp
+from interp.cli.ablate import ablate
+from interp.cli.env import env
+from interp.cli.models import models
+from interp.cli.report import report
+from interp.cli.tasks import tasks
+from interp.cli.validate import validate
+from interp.cli.verb import verb
+
+EPILOG = (
+    "Exit codes: 0 done; 1 unexpected; 2 usage; 3 bad input data; 4 the model cannot do this; 5 partial; "
+    "6 environment; 7 integrity; 130 interrupted."
+)
+
+app = typer.Typer(
+    name="interp",
+    help="What does this attention head do, and how do you know?",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _function in (ablate, report, validate, models, tasks, env):
+    app.command()(verb(_function))
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"interp {interp.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None: ...
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    app(prog_name="interp")

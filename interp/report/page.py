@@ -1,0 +1,164 @@
+"""One offline HTML file for one or several results.
+
+The file loads nothing: Plotly stands in it once, figures and numbers are data, and a content security policy lets only
+our two scripts run. Text of prompts, tokens and names is escaped wherever it stands. The same results give the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from interp.ablation_result import AblationResult
+from interp.ablation_text import counted, number
+from interp.circuits.files import write_atomic
+from interp.kernels.errors import InterpError
+from interp.report.data import patterns_note, section_data, shown_prompts
+from interp.report.palette import DARK
+from interp.report.rows import HeadRow, ranked_rows
+from interp.report.text import visible
+
+FOLDER = Path(__file__).parent
+SHOWN_DROPS = 200
+
+Reportable = AblationResult | str | Path
+
+
+@dataclass(frozen=True)
+class Section:
+    """One run as the template reads it.
+
+    Attributes:
+        result: the run.
+        rows: its heads, most telling first.
+        shown: ids of the prompts with patterns.
+        clean_mean, n_above: mean of the clean metric, and on how many prompts it is above 0.
+        details: provenance: group -> name -> value as text.
+    """
+
+    result: AblationResult
+    rows: list[HeadRow]
+    shown: list[str]
+    clean_mean: float
+    n_above: int
+    details: dict[str, dict[str, str]]
+
+
+def report(results: Reportable | Sequence[Reportable], path: str | Path) -> Path:
+    """Write results, or the run folders that hold them, as one HTML file that needs no network.
+
+    Args:
+        results: one or several; each becomes a section.
+        path: the file to write; an old report of that name is replaced.
+
+    Raises:
+        InterpError: E206 nothing to report; E404, E406 a run without canary or certificate; E602 not writable; what
+            `AblationResult.load` raises for a folder.
+    """
+    given = [results] if isinstance(results, AblationResult | str | Path) else list(results)
+    loaded = [result if isinstance(result, AblationResult) else AblationResult.load(result) for result in given]
+    return write_atomic(path, render(loaded).encode("utf-8"))
+
+
+def render(results: Sequence[AblationResult]) -> str:
+    """The page as text."""
+    if not results:
+        raise InterpError("E206", "no result to report", fix="give one result or run folder, or several")
+    sections = [section(result) for result in results]
+    data = [section_data(part.result, part.rows, len(sections)) for part in sections]
+    scripts = [get_plotlyjs(), (FOLDER / "report.js").read_text(encoding="utf-8")]
+    first = results[0]
+    name = f"{first.run.task['name']} on {first.run.model['name']}" if len(results) == 1 else f"{len(results)} runs"
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            title=f"interp: {visible(name, 200)}",
+            sections=sections,
+            policy=policy(scripts),
+            style=Markup((FOLDER / "report.css").read_text(encoding="utf-8")),
+            scripts=[Markup(script) for script in scripts],
+            data=Markup(script_json({"dark": DARK, "sections": data})),
+            shown_drops=SHOWN_DROPS,
+        )
+    )
+
+
+def section(result: AblationResult) -> Section:
+    """What the template needs to know about one run.
+
+    Raises:
+        InterpError: E404 without canary, E406 without certificate: then nothing proves that the edits happened.
+    """
+    name = f"{result.run.task['name']} on {result.run.model['name']}"
+    if not result.run.canary:
+        raise InterpError("E404", "no canary: nothing shows that edits reached the computation", where=name, fix=RERUN)
+    if not result.run.certificate:
+        raise InterpError("E406", "no certificate: the hooked model was not compared", where=name, fix=RERUN)
+    finite = result.baseline[np.isfinite(result.baseline)]
+    return Section(
+        result,
+        rows=ranked_rows(result),
+        shown=[result.prompts[index].id for index in shown_prompts(result)],
+        clean_mean=float(finite.mean()) if finite.size else float("nan"),
+        n_above=int((finite > 0).sum()),
+        details=provenance(result),
+    )
+
+
+RERUN = "make the result with interp.ablate or `interp ablate`"
+
+
+def provenance(result: AblationResult) -> dict[str, dict[str, str]]:
+    """The run record as text, group by group; what the page shows elsewhere is left out."""
+    run = result.run
+    groups: dict[str, Any] = {
+        "run": {"run_id": result.run_id, "started": run.started, "seconds": run.seconds},
+        **{name: getattr(run, name) for name in ("model", "task", "method", "seeds", "versions")},
+    }
+    return {
+        group: {str(key): value if isinstance(value, str) else json.dumps(value) for key, value in entries.items()}
+        for group, entries in groups.items()
+    }
+
+
+def environment() -> Environment:
+    """Jinja with every value made visible and escaped, and no undefined name let through."""
+    loader = FileSystemLoader(FOLDER, encoding="utf-8")
+    jinja = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True, lstrip_blocks=True
+    )
+    jinja.filters.update(number=number, counted=counted)
+    jinja.globals.update(patterns_note=patterns_note)
+    return jinja
+
+
+def _shown(value: Any) -> Any:
+    """Text of others made visible; what we vouch for (Markup) and numbers as they are."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def policy(scripts: Sequence[str]) -> str:
+    """Content security policy under which exactly these inline scripts run, and nothing is fetched."""
+    hashes = [base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii") for script in scripts]
+    allowed = " ".join(f"'sha256-{value}'" for value in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def script_json(data: Any) -> str:
+    """JSON that cannot end the script element it stands in: only ASCII, no `<`, `>` or `&`."""
+    text = json.dumps(data, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,0 +1,87 @@
+"""The command line in this process, and small model folders to point it at."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FAST = ("--heads", "L0H0,L1H1", "--controls", "1", "--batch-size", "8", "--no-progress")
+"""Options that make an ablation of `mini` take a second."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command said, and how it left."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def data(self) -> Any:
+        """The one JSON document on stdout; NaN in it is a mistake."""
+
+        def refuse(constant: str) -> None:
+            raise AssertionError(f"{constant} is not JSON")
+
+        return json.loads(self.out, parse_constant=refuse)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Said]:
+    """`cli("ablate", "--model", ...)` in an empty folder."""
+    from typer.testing import CliRunner
+
+    from interp.cli.main import app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def run(*arguments: str | Path) -> Said:
+        done = CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="interp")
+        return Said(done.exit_code, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Callable[..., Path]:
+    """`prompts({...}, {...})`: a JSONL file with these rows; rows that are text or bytes are written as they are."""
+
+    def write(*rows: dict[str, Any] | str | bytes, name: str = "my.jsonl") -> Path:
+        path = tmp_path / name
+        lines = [row if isinstance(row, bytes) else (row if isinstance(row, str) else json.dumps(row)).encode() for row in rows]
+        path.write_bytes(b"".join(line + b"\n" for line in lines))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`model_folder("llama")`: a tiny random model with the tokenizer of `mini`, as `save_pretrained` writes it."""
+    from interp.hooks.tiny import tiny_model
+    from interp.zoo.registry import ROOT
+
+    made: dict[str, Path] = {}
+
+    def make(name: str, *, change: Callable[[Any], None] | None = None, label: str = "", **overrides: Any) -> Path:
+        key = label or name
+        if key not in made:
+            folder = tmp_path_factory.mktemp(key)
+            model = tiny_model(name, vocab_size=1024, **overrides)
+            if change is not None:
+                change(model)
+            model.save_pretrained(folder)
+            for path in (ROOT / "mini").glob("tokenizer*"):
+                shutil.copy(path, folder)
+            made[key] = folder
+        return made[key]
+
+    return make
