@@ -41,16 +41,21 @@ def positions_mask(
         for row, span in enumerate(_named(batch, positions, context)):
             chosen[row, list(span)] = True
     else:
-        for position in positions:
-            if not 0 <= position < length:
-                raise InterpError(
-                    "E313",
-                    f"position {position} is outside prompts of {length} tokens",
-                    where=context.name,
-                    fix="positions count from 0, padding included",
-                )
-            chosen[:, position] = True
+        chosen[:, _inside(positions, length, context)] = True
     return chosen[:, context.start : context.start + shown]
+
+
+def _inside(positions: Iterable[int], length: int, context: HookContext) -> list[int]:
+    positions = list(positions)
+    outside = [position for position in positions if not 0 <= position < length]
+    if outside:
+        raise InterpError(
+            "E313",
+            f"position {outside[0]} is outside prompts of {length} tokens",
+            where=context.name,
+            fix="positions count from 0, padding included",
+        )
+    return positions
 
 
 def _named(batch: Batch, name: str, context: HookContext) -> Sequence[tuple[int, ...]]:
@@ -153,7 +158,13 @@ def never_blind(hook: HookFn, batch: Batch) -> HookFn:
     return checked
 
 
-def key_mask(pattern: Tensor, keys: tuple[int, ...], context: HookContext) -> Tensor:
-    mask = torch.zeros(pattern.shape[-1], dtype=torch.bool, device=pattern.device)
-    mask[[key - context.start for key in keys if 0 <= key - context.start < pattern.shape[-1]]] = True
-    return mask
+def key_mask(cells: Tensor, keys: Iterable[int], context: HookContext) -> Bool[Tensor, " key_pos"]:
+    """True at these keys, among those of this tensor [batch head query_pos key_pos].
+
+    Raises:
+        InterpError: E313 key outside the prompts.
+    """
+    length = context.length or cells.shape[-1]
+    mask = torch.zeros(length, dtype=torch.bool, device=cells.device)
+    mask[_inside(keys, length, context)] = True
+    return mask[context.start : context.start + cells.shape[-1]]

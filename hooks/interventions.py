@@ -251,10 +251,7 @@ class Knockout(Intervention):
 
     def hooks(self, model: HookedModel, batch: Batch) -> list[Hook]:
         def forbid(scores: Tensor, context: HookContext) -> Tensor:
-            keys = [key - context.start for key in self.keys if 0 <= key - context.start < scores.shape[-1]]
-            new = scores.clone()
-            new[..., keys] = torch.finfo(scores.dtype).min
-            return new
+            return scores.masked_fill(key_mask(scores, self.keys, context), torch.finfo(scores.dtype).min)
 
         return [
             (point_name("attn.hook_attn_scores", layer, tower), never_blind(replace_rows(batch, heads, self.queries, forbid), batch))

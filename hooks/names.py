@@ -160,6 +160,9 @@ SQUARE = frozenset({"attn.hook_attn_scores", "attn.hook_pattern"})
 
 TOWER_POINTS = frozenset({"hook_embed", "hook_pos_embed", "ln_final.hook_scale"})
 
+READ_ONLY = frozenset({"ln_final.hook_scale"})
+"""Points that are computed beside the forward: an edit of them would be lost."""
+
 
 @dataclass(frozen=True)
 class PointId:

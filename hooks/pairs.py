@@ -91,6 +91,8 @@ class _Row:
     answer: int | None
     distractor: int | None
     read_at: int
+    spans: Mapping[str, tuple[int, ...]]
+    corrupt_spans: Mapping[str, tuple[int, ...]]
 
 
 def tokenise(
@@ -130,9 +132,10 @@ def tokenise(
         raise InterpErrors(problems)
     if not rows:
         raise InterpError("E311", "no prompt is left", fix="; ".join(sorted({drop.reason for drop in drops})) or "the file or task has none")
-    clean = _padded(tokenizer, [row.clean for row in rows], [row.example.spans for row in rows], limit)
-    has_corrupt = all(row.corrupt is not None for row in rows)
-    corrupt = _padded(tokenizer, [row.corrupt for row in rows if row.corrupt], [row.example.corrupt_spans for row in rows], limit) if has_corrupt else None
+    clean = _padded(tokenizer, [row.clean for row in rows], [row.spans for row in rows])
+    corrupted = [row.corrupt for row in rows if row.corrupt is not None]
+    has_corrupt = len(corrupted) == len(rows)
+    corrupt = _padded(tokenizer, corrupted, [row.corrupt_spans for row in rows]) if has_corrupt else None
     return Pairs(
         tuple(row.example for row in rows),
         clean,
@@ -167,7 +170,10 @@ def _row(tokenizer: Any, example: Example, needs: frozenset[str], at_mask: bool,
     distractor = token_id(tokenizer, example.distractor, clean, example, first_token)
     if answer is not None and answer == distractor:
         raise InterpError("E307", f"answer and distractor are both {piece(tokenizer, answer)!r}")
-    return _Row(example, clean, corrupt, answer, distractor, _read_at(tokenizer, clean.ids) if at_mask else len(clean.ids) - 1)
+    read_at = _read_at(tokenizer, clean.ids) if at_mask else len(clean.ids) - 1
+    spans = {role: span_tokens(clean, span, role) for role, span in example.spans.items()}
+    corrupt_spans = {} if corrupt is None else {role: span_tokens(corrupt, span, role) for role, span in example.corrupt_spans.items()}
+    return _Row(example, clean, corrupt, answer, distractor, read_at, spans, corrupt_spans)
 
 
 def _as_prompt(prompt: Prompt) -> str | list[int]:
@@ -198,6 +204,8 @@ def token_id(tokenizer: Any, word: str | int | None, prompt: Encoded, example: E
     """
     if word is None or isinstance(word, int):
         return word
+    if tokenizer is None:
+        raise InterpError("E201", f"answer {word!r} is text, but the model was opened without a tokenizer", fix="give the answer as a token id")
     alone = tokenizer(word, add_special_tokens=False)["input_ids"]
     if len(alone) == 1:
         return alone[0]
@@ -220,10 +228,10 @@ def _read_at(tokenizer: Any, ids: list[int]) -> int:
     return places[0]
 
 
-def _padded(tokenizer: Any, encoded: Sequence[Encoded], spans: Sequence[Mapping[str, Span]], limit: int | None) -> Batch:
+def _padded(tokenizer: Any, encoded: Sequence[Encoded], spans: Sequence[Mapping[str, tuple[int, ...]]]) -> Batch:
     batch = pad([one.ids for one in encoded], pad_id(tokenizer))
     roles = [role for role in dict.fromkeys(role for of_row in spans for role in of_row) if all(role in of_row for of_row in spans)]
-    found = {role: tuple(span_tokens(one, of_row[role], role) for one, of_row in zip(encoded, spans, strict=True)) for role in roles}
+    found = {role: tuple(of_row[role] for of_row in spans) for role in roles}
     return replace(batch, spans=found, tokenizer="" if tokenizer is None else tokenizer_digest(tokenizer))
 
 

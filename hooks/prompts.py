@@ -49,29 +49,42 @@ def encode_text(tokenizer: Any, text: str) -> Encoded:
     out = tokenizer(text, split_special_tokens=bool(found), return_offsets_mapping=tokenizer.is_fast)
     warnings = [f"special token {token!r} inside a prompt was read as plain text" for token in found]
     ids = list(out["input_ids"])
-    if tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2:
-        warnings.append(f"prompts start with {tokenizer.bos_token!r} twice")
-    return Encoded(ids, tuple(map(tuple, out.get("offset_mapping", ()))), tuple(warnings))
+    return Encoded(ids, tuple(map(tuple, out.get("offset_mapping", ()))), (*warnings, *first_token_warnings(tokenizer, ids)))
 
 
 def encode_ids(tokenizer: Any, ids: Sequence[int]) -> Encoded:
-    """Ids as given; says so where the tokenizer would have put a BOS token first."""
+    """Ids as given; says so where the tokenizer would have put another token first."""
     ids = [int(index) for index in ids]
     if not ids:
         raise InterpError("E304", "empty prompt")
-    if tokenizer is not None and tokenizer.bos_token_id is not None and ids[0] != tokenizer.bos_token_id:
-        adds_bos = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-        if adds_bos:
-            return Encoded(ids, (), (f"token ids do not start with {tokenizer.bos_token!r}, which the tokenizer puts first",))
-    return Encoded(ids)
+    return Encoded(ids, (), () if tokenizer is None else first_token_warnings(tokenizer, ids))
+
+
+def first_token_warnings(tokenizer: Any, ids: Ids) -> tuple[str, ...]:
+    """Whether the token that the tokenizer puts first (BOS, CLS) is missing, or a BOS token stands there twice."""
+    own, bare = (tokenizer("a", add_special_tokens=flag)["input_ids"] for flag in (True, False))
+    puts_first = own[:1] != bare[:1]
+    first = own[0] if puts_first else tokenizer.bos_token_id
+    if puts_first and ids[0] != first:
+        return (f"token ids do not start with {tokenizer.decode([first])!r}, which the tokenizer puts first",)
+    if first is not None and ids[:2] == [first, first]:
+        return (f"prompts start with {tokenizer.decode([first])!r} twice",)
+    return ()
 
 
 def encode_messages(tokenizer: Any, messages: Messages) -> Encoded:
-    """Chat messages through the model's own template, with the turn of the assistant opened."""
+    """Chat messages through the model's own template, with the turn of the assistant opened.
+
+    The template writes special tokens as text, so those inside a message cannot be told apart from its own: a warning
+    says so.
+    """
     if not getattr(tokenizer, "chat_template", None):
         raise InterpError("E303", "chat messages, but this tokenizer has no chat template", fix="pass text, or set tokenizer.chat_template")
     out = tokenizer.apply_chat_template(list(messages), tokenize=True, add_generation_prompt=True, return_dict=True)
-    return Encoded(list(out["input_ids"]))
+    contents = " ".join(str(message.get("content")) for message in messages)
+    found = sorted(token for token in tokenizer.all_special_tokens if token in contents)
+    warnings = tuple(f"special token {token!r} inside a chat message was read as a special token" for token in found)
+    return Encoded(list(out["input_ids"]), (), warnings)
 
 
 def is_messages(item: Any) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from interp.hooks.batch import Batch
-from interp.hooks.names import PointId
+from interp.hooks.names import READ_ONLY, PointId
 from interp.kernels.errors import InterpError
 
 
@@ -92,12 +92,20 @@ def run_hooks(hooks: Sequence[HookFn], value: Tensor, context: HookContext, fire
     """The tensor after every hook, each seeing what the one before it returned.
 
     Raises:
-        InterpError: E206 where a hook returns another shape (broadcasting would accept it without a word).
+        InterpError: E206 where a hook returns another shape (broadcasting would accept it without a word); E403 where
+            it edits what can only be read.
     """
     for hook in hooks:
         new = hook(value, context)
         if new is None:
             continue
+        if context.point.kind in READ_ONLY:
+            raise InterpError(
+                "E403",
+                f"{context.name} can be read but not edited",
+                where=context.name,
+                fix="edit hook_resid_post of the last layer instead",
+            )
         if new.shape != value.shape:
             raise InterpError("E206", f"hook returned shape {tuple(new.shape)} for {tuple(value.shape)} ({context.point.axes})", where=context.name)
         value = new.to(value.dtype)

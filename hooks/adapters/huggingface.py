@@ -48,7 +48,7 @@ class HuggingFaceAdapter:
         if not self.towers:
             raise InterpError("E401", f"{type(model).__name__} has no attention block that we recognise", fix="models need multi-head attention in their layers; state-space and convolution models have no heads")
         self.takes = frozenset(inspect.signature(model.forward).parameters)
-        self.configs = _attention_configs(model)
+        self.configs = attention_configs(model)
         self.rotary: set[tuple[str, int]] = set()
         self.projections: dict[tuple[str, int], dict[str, Projection]] = {}
         for tower in self.towers.values():
@@ -56,11 +56,24 @@ class HuggingFaceAdapter:
                 SITES[block.attn] = AttentionSite(getattr(block.attn, "config", self.config)._attn_implementation or "eager")
         self.n_positions = n_positions(self.config)
         self.answers_at_mask = answers_at_mask(type(model).__name__)
-        reads_mask = self.config.model_type in READS_MASK
-        self.position_ids = "mask" if reads_mask else "argument" if "position_ids" in self.takes else "none"
+        self.n_positions = _usable(self.n_positions, self.towers)
         self.probe_inputs = probe_inputs(model)
+        self.position_ids = self._position_rule()
         self.output_name = ""
         self.available, self.refused = prove(self)
+
+    @torch.no_grad()
+    def _position_rule(self) -> str:
+        """How left padding is told to this model; position ids are told only where counting from 0 changes nothing."""
+        from interp.hooks.adapters.proof import close
+
+        if self.config.model_type in READS_MASK:
+            return "mask"
+        if "position_ids" not in self.takes or "input_ids" not in self.probe_inputs:
+            return "none"
+        counted = torch.arange(self.probe_inputs["input_ids"].shape[1], device=self.device)[None]
+        told = self.plain_forward({**self.probe_inputs, "position_ids": counted})
+        return "argument" if close(told, self.plain_forward(self.probe_inputs)) else "none"
 
     @property
     def heads(self) -> Mapping[str, tuple[int, ...]]:
@@ -129,7 +142,7 @@ class HuggingFaceAdapter:
             uses_registry = False
             for (tower, layer), fires in grouped.items():
                 if layer is None:
-                    _attach_tower(stack, self.towers[tower], fires)
+                    _attach_tower(stack, self.towers[tower], fires, batch.size if batch else 1)
                 else:
                     uses_registry |= self._attach_block(stack, tower, layer, fires)
             stack.enter_context(registered(self.configs) if uses_registry else nullcontext())
@@ -199,12 +212,16 @@ def _attach_attention_write(stack: ExitStack, block: Block, attn_out: Callable[.
         _on_output(stack, block.attn_write, shift)
 
 
-def _attach_tower(stack: ExitStack, tower: Tower, fires: dict[str, Callable[..., Tensor]]) -> None:
+def _attach_tower(stack: ExitStack, tower: Tower, fires: dict[str, Callable[..., Tensor]], size: int) -> None:
+    """Hook the points outside the layers; one table of positions for all prompts is shown once for each of `size`."""
+    modules = {"hook_embed": tower.embed, "hook_pos_embed": tower.pos_embed, "ln_final.hook_scale": tower.final_norm}
     for kind, fire in fires.items():
-        module = {"hook_embed": tower.embed, "hook_pos_embed": tower.pos_embed, "ln_final.hook_scale": tower.final_norm}[kind]
+        module = modules[kind]
         assert module is not None
         if kind == "ln_final.hook_scale":
             _on_input(stack, module, lambda x, module=module, fire=fire: (fire(norm_scale(module, x)), x)[1])
+        elif kind == "hook_pos_embed":
+            _on_output(stack, module, lambda x, fire=fire: fire(x.expand(size, -1, -1)))
         else:
             _on_output(stack, module, fire)
 
@@ -250,7 +267,13 @@ def _on_projection(stack: ExitStack, projection: Projection, fire: Callable[[Ten
     _on_output(stack, projection.module, edit)
 
 
-def _attention_configs(model: nn.Module) -> list[Any]:
+def _usable(n_positions: int | None, towers: Mapping[str, Tower]) -> int | None:
+    """Positions that tokens can have: a table with a padding row starts to count after it (RoBERTa)."""
+    padding = getattr(towers[""].pos_embed, "padding_idx", None) if "" in towers else None
+    return n_positions if n_positions is None or padding is None else n_positions - padding - 1
+
+
+def attention_configs(model: nn.Module) -> list[Any]:
     """Every configuration object that decides which attention function is called."""
     owners = {id(module.config): module.config for module in model.modules() if hasattr(getattr(module, "config", None), "_attn_implementation_internal")}
     return list(owners.values())

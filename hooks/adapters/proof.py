@@ -112,7 +112,7 @@ def _observe(adapter: HuggingFaceAdapter, inputs: Mapping[str, Any]) -> tuple[di
     return recorder.tensors(), outputs
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
+def close(a: Tensor, b: Tensor) -> bool:
     """Equal up to the rounding of the model's dtype."""
     tolerance = 1e-4 if a.dtype in (torch.float32, torch.float64) else 5e-2
     return a.shape == b.shape and bool((a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1.0))
@@ -130,11 +130,11 @@ def _disproved(adapter: HuggingFaceAdapter, tower: Tower, block: Block, seen: Ma
         return
     if pattern is not None and v is not None:
         values = v.repeat_interleave(block.n_heads // block.n_kv_heads, dim=2)
-        if not _close(torch.einsum("bhqk,bkhd->bqhd", pattern, values), z):
+        if not close(torch.einsum("bhqk,bkhd->bqhd", pattern, values), z):
             yield from (("attn.hook_z", GATED), (DERIVED, GATED))
         yield from _projection_points(adapter, tower, block, v, at("attn.hook_rot_q"), outputs)
     writes = {kind: at(kind) for kind in ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")}
-    if not all(isinstance(value, Tensor) for value in writes.values()) or not _close(_rebuilt(block, writes), writes["hook_resid_post"]):  # type: ignore[arg-type]
+    if not all(isinstance(value, Tensor) for value in writes.values()) or not close(_rebuilt(block, writes), writes["hook_resid_post"]):  # type: ignore[arg-type]
         yield from ((kind, NO_SUM) for kind in WRITES)
 
 
@@ -163,7 +163,7 @@ def _projection_points(adapter: HuggingFaceAdapter, tower: Tower, block: Block, 
 
 def _holds(projection: Projection, outputs: Mapping[int, Tensor], value: Tensor) -> bool:
     output = outputs.get(id(projection.module))
-    return output is not None and _close(projection.view(output), value)
+    return output is not None and close(projection.view(output), value)
 
 
 def _is_parallel(adapter: HuggingFaceAdapter, tower: Tower, inputs: Mapping[str, Any], seen: Mapping[str, Tensor]) -> bool:

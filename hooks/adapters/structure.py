@@ -19,6 +19,7 @@ FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "layernorm"
 EMBED = ("embed_tokens", "wte", "embed_in", "word_embeddings", "embeddings.word_embeddings", "embeddings.token_embedding", "token_embedding", "embeddings", "patch_embed")
 POSITION_EMBED = ("wpe", "embeddings.position_embeddings", "embed_positions")
 HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_head", "n_heads")
+KV_HEAD_COUNTS = ("num_kv_heads", "num_key_value_heads")
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +130,8 @@ def find_block(layer: int, module: nn.Module) -> Block | None:
         if out is None or not n_heads or not hasattr(out, "weight"):
             continue
         width = out.weight.shape[0] if type(out).__name__ == "Conv1D" else out.weight.shape[1]
-        n_kv_heads = n_heads // int(getattr(attn, "num_key_value_groups", 1) or 1)
+        groups = int(getattr(attn, "num_key_value_groups", 1) or 1)
+        n_kv_heads = next((value for name in KV_HEAD_COUNTS if isinstance(value := getattr(attn, name, None), int)), n_heads // groups)
         return Block(layer, module, attn, out, _attn_write(module, out), _mlp_write(module), _post_norms(module), n_heads, n_kv_heads, width // n_heads)
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ class BridgeAdapter:
     """
 
     def __init__(self, bridge: TransformerBridge) -> None:
+        if bridge.training:
+            raise InterpError("E205", "the bridge is in training mode; dropout would make every number random", fix="call bridge.eval()")
         self.bridge = bridge
         config = bridge.cfg
         n_layers, n_heads = config.n_layers, config.n_heads
@@ -45,7 +48,6 @@ class BridgeAdapter:
         self.answers_at_mask = (config.architecture or "").endswith("ForMaskedLM")
         self.position_ids = "none"
         self.probe_inputs = {"input_ids": torch.arange(3, 3 + N_TOKENS)[None] % config.d_vocab}
-        bridge.eval()
         self.available, self.refused = self._prove()
 
     @property
@@ -109,9 +111,15 @@ class BridgeAdapter:
         return {point.name: point for point in points if point.name not in refused}, refused
 
     def _is_live(self, name: str, plain: Tensor) -> bool:
-        with self.bridge.hooks(fwd_hooks=[(name, lambda x, hook: 1 - 3 * x.flip(-1))]):
+        with warnings.catch_warnings(), self.bridge.hooks(fwd_hooks=[(name, lambda x, hook: _disturbed(x))]):
+            warnings.simplefilter("ignore", UserWarning)  # the bridge's own word that it drops the edit
             edited = self.plain_forward(self.probe_inputs)
         return float((edited - plain).abs().max()) > 1e-4
+
+
+def _disturbed(x: Tensor) -> Tensor:
+    """Something quite different; masked scores stay masked, or the softmax would be of infinities."""
+    return torch.where(x > torch.finfo(x.dtype).min / 2, 1 - 3 * x, x)
 
 
 def bridge_copy(model: HookedModel) -> TransformerBridge:
@@ -121,7 +129,7 @@ def bridge_copy(model: HookedModel) -> TransformerBridge:
         InterpError: E403 for vision-language models (booting one may install packages) and for architectures that
             TransformerLens has no adapter for.
     """
-    from interp.hooks.adapters.huggingface import HuggingFaceAdapter
+    from interp.hooks.adapters.huggingface import HuggingFaceAdapter, attention_configs
 
     if isinstance(model.adapter, BridgeAdapter):
         return copy.deepcopy(model.adapter.bridge)
@@ -135,5 +143,7 @@ def bridge_copy(model: HookedModel) -> TransformerBridge:
     if architecture not in SUPPORTED_ARCHITECTURES:
         raise InterpError("E403", f"TransformerLens has no adapter for {architecture}", fix="use the HookedModel itself")
     twin = copy.deepcopy(model.adapter.model)
+    for config in attention_configs(twin):
+        config._attn_implementation_internal = "eager"  # the only attention that hands its pattern to the bridge
     bridge = build_bridge_from_module(twin, architecture, hf_config=twin.config, tokenizer=model.tokenizer, dtype=model.dtype)
     return bridge.eval()

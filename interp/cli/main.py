@@ -33,10 +33,11 @@ for _function in (ablate, report, validate, models, tasks, env):
     app.command()(verb(_function))
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> bool:
     if wanted:
         print(f"interp {interp.__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

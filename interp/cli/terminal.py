@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any
 
 from interp.report.text import visible
 
@@ -35,15 +35,10 @@ class Terminal:
     seed: int = 0
     command: str = ""
 
-    @property
-    def text(self) -> TextIO:
-        """The stream for people."""
-        return sys.stderr if self.json else sys.stdout
-
     def say(self, text: str = "") -> None:
         """Print for people, with control characters made visible."""
         if not self.quiet:
-            print(visible(text), file=self.text)
+            print(visible(text), file=sys.stderr if self.json else sys.stdout)
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print aligned columns."""

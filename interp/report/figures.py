@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from interp.circuits.evidence import control_effects
 from interp.hooks.names import HeadId, parse_head
 from interp.report.palette import CONTROL, DIVERGING, GRID, HEAD, INK, MUTED, SEQUENTIAL, SURFACE, scale
 from interp.report.rows import HeadRow, head_row, ranked_rows
-from interp.report.text import prompt_text, token_label, visible, wrapped
+from interp.report.text import escaped, prompt_text, token_label, visible, wrapped
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 TOP = 10
@@ -89,7 +88,7 @@ def top_heads(result: AblationResult, k: int = TOP) -> go.Figure:
     ]  # fmt: skip
     figure = _figure(traces, height=110 + 30 * len(rows))
     figure.update_yaxes(**_ticks([row.label for row in rows]), range=[len(rows) - 0.5, -0.5])
-    figure.update_xaxes(title=escape(effect_title(result)), zeroline=True)
+    figure.update_xaxes(title=escaped(effect_title(result)), zeroline=True)
     return figure.update_layout(legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0, "xanchor": "left"})
 
 
@@ -111,7 +110,7 @@ def prompt_effects(result: AblationResult, head: str) -> go.Figure:
     traces.append(go.Scatter(x=[row.mean], y=[0], mode="markers", hoverinfo="skip", error_x=bars, marker=MEAN_POINT))
     figure = _figure(traces, height=210).update_layout(showlegend=False)
     figure.update_yaxes(**_ticks(["head", "controls"]), range=[1.5, -0.5], showgrid=False)
-    figure.update_xaxes(title=escape(effect_title(result)), zeroline=True, rangemode="tozero")
+    figure.update_xaxes(title=escaped(effect_title(result)), zeroline=True, rangemode="tozero")
     return figure
 
 
@@ -128,7 +127,7 @@ def clean_metric(result: AblationResult) -> go.Figure:
     )
     figure = _figure([dots, mean], height=170).update_layout(showlegend=False)
     figure.update_yaxes(visible=False, range=[-0.6, 0.6])
-    title = escape(f"{visible(result.metric, 60)} of the untouched model")
+    title = escaped(f"{visible(result.metric, 60)} of the untouched model")
     figure.update_xaxes(title=title, zeroline=True, rangemode="tozero")
     return figure
 
@@ -165,7 +164,7 @@ def pattern_figure(
 
 def position_labels(tokens: Sequence[str], positions: Sequence[int]) -> list[str]:
     """Token and place, escaped for hover text."""
-    return [f"{escape(token_label(token))} ({place})" for token, place in zip(tokens, positions, strict=True)]
+    return [f"{escaped(token_label(token))} ({place})" for token, place in zip(tokens, positions, strict=True)]
 
 
 def effect_title(result: AblationResult) -> str:
@@ -176,11 +175,11 @@ def effect_title(result: AblationResult) -> str:
 def head_hover(row: HeadRow) -> str:
     """One head's numbers as Plotly hover text."""
     lines = [
-        f"<b>{escape(row.label)}</b>",
+        f"<b>{escaped(row.label)}</b>",
         f"effect {row.effect}, interval {row.interval}",
         f"matched controls {number(row.control_mean, signed=True)}",
         f"q {row.q_text}: {row.verdict}",
-        *([escape(row.note)] if row.note else []),
+        *([escaped(row.note)] if row.note else []),
     ]
     return "<br>".join(lines)
 
@@ -190,7 +189,7 @@ def prompt_hover(prompt: PromptRecord) -> str:
     words = {"answer": prompt.answer, "distractor": prompt.distractor}
     asked = ", ".join(f"{name} {token_label(word)}" for name, word in words.items() if word)
     lines = [*wrapped(prompt_text(prompt.tokens)), *([asked] if asked else [])]
-    return "<br>".join([f"<b>{escape(visible(prompt.id, 60))}</b>", *map(escape, lines)])
+    return "<br>".join([f"<b>{escaped(visible(prompt.id, 60))}</b>", *map(escaped, lines)])
 
 
 def _layer_label(head: HeadId) -> str:
@@ -211,7 +210,7 @@ def _interval(rows: Sequence[HeadRow]) -> dict[str, Any]:
 def _ticks(labels: Sequence[str]) -> dict[str, Any]:
     """Labels at integer positions: as categories, equal labels would fall together into one."""
     step = -(-len(labels) // TICKS)
-    return {"tickvals": list(range(0, len(labels), step)), "ticktext": [escape(label) for label in labels[::step]]}
+    return {"tickvals": list(range(0, len(labels), step)), "ticktext": [escaped(label) for label in labels[::step]]}
 
 
 def _bar() -> dict[str, Any]:

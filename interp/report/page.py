@@ -21,7 +21,7 @@ from plotly.offline import get_plotlyjs
 
 from interp.ablation_result import AblationResult
 from interp.ablation_text import counted, number
-from interp.circuits.files import write_atomic
+from interp.circuits.files import plain, write_atomic
 from interp.kernels.errors import InterpError
 from interp.report.data import patterns_note, section_data, shown_prompts
 from interp.report.palette import DARK
@@ -127,9 +127,14 @@ def provenance(result: AblationResult) -> dict[str, dict[str, str]]:
         **{name: getattr(run, name) for name in ("model", "task", "method", "seeds", "versions")},
     }
     return {
-        group: {str(key): value if isinstance(value, str) else json.dumps(value) for key, value in entries.items()}
+        group: {key: as_text(value) for key, value in sorted(plain(entries).items())}
         for group, entries in groups.items()
     }
+
+
+def as_text(value: Any) -> str:
+    """A value of the run record; names sorted, because a record keeps their order only until it is saved."""
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 def environment() -> Environment:

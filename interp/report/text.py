@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from html import escape
 
 LIMIT = 4000
 LABEL = 16
@@ -23,6 +24,11 @@ def visible(text: str, limit: int = LIMIT) -> str:
     """
     spelled = "".join(char if char in "\n\t" or not _is_hidden(char) else _spell(char) for char in text[:limit])
     return spelled if len(text) <= limit else f"{spelled}… ({len(text):,} characters)"
+
+
+def escaped(text: str) -> str:
+    """Text for labels in a figure: Plotly reads tags there; it knows `&lt;` but would print `&quot;` as it stands."""
+    return escape(text, quote=False)
 
 
 def _is_hidden(char: str) -> bool:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-FAST = ("--heads", "L0H0,L1H1", "--controls", "1", "--batch-size", "8", "--no-progress")
-"""Options that make an ablation of `mini` take a second."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,10 @@ def prompts(tmp_path: Path) -> Callable[..., Path]:
 
     def write(*rows: dict[str, Any] | str | bytes, name: str = "my.jsonl") -> Path:
         path = tmp_path / name
-        lines = [row if isinstance(row, bytes) else (row if isinstance(row, str) else json.dumps(row)).encode() for row in rows]
+        lines = [
+            row if isinstance(row, bytes) else (row if isinstance(row, str) else json.dumps(row)).encode()
+            for row in rows
+        ]
         path.write_bytes(b"".join(line + b"\n" for line in lines))
         return path
 
@@ -65,23 +64,25 @@ def prompts(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`model_folder("llama")`: a tiny random model with the tokenizer of `mini`, as `save_pretrained` writes it."""
+    """`model_folder("llama")`: a tiny random model as `save_pretrained` writes it, with the tokenizer of `mini`.
+
+    The tokenizer has a mask token besides; `change` may spoil the model first.
+    """
+    from transformers import AutoTokenizer
+
     from interp.hooks.tiny import tiny_model
     from interp.zoo.registry import ROOT
 
-    made: dict[str, Path] = {}
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "mini")
+    tokenizer.add_special_tokens({"mask_token": "[MASK]"})
 
-    def make(name: str, *, change: Callable[[Any], None] | None = None, label: str = "", **overrides: Any) -> Path:
-        key = label or name
-        if key not in made:
-            folder = tmp_path_factory.mktemp(key)
-            model = tiny_model(name, vocab_size=1024, **overrides)
-            if change is not None:
-                change(model)
-            model.save_pretrained(folder)
-            for path in (ROOT / "mini").glob("tokenizer*"):
-                shutil.copy(path, folder)
-            made[key] = folder
-        return made[key]
+    def make(name: str, change: Callable[[Any], None] | None = None) -> Path:
+        folder = tmp_path_factory.mktemp(name)
+        model = tiny_model(name, vocab_size=1024)
+        if change is not None:
+            change(model)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
 
     return make

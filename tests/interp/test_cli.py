@@ -26,10 +26,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def shell(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """The real program, in an empty folder."""
 
-    def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "interp", *arguments]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, **options)
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
     return run
 
@@ -76,8 +76,8 @@ def test_exit_code_and_streams_of_the_real_program(shell) -> None:
     assert '"INTERP-E201"' in done.stdout
 
 
-def test_python_m_interp_and_the_console_script_are_one_program(shell) -> None:
-    done = shell("tasks", "--json")
+def test_json_alone_on_stdout_and_nothing_else_when_quiet(shell) -> None:
+    done = shell("tasks", "--json", "--quiet")
     assert done.returncode == 0 and '"induction"' in done.stdout and done.stderr == ""
 
 

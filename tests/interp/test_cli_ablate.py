@@ -64,13 +64,11 @@ def test_seed_changes_the_prompts(cli) -> None:
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
 def test_a_file_on_a_folder_of_save_pretrained(cli, prompts, model_folder, name) -> None:
-    rows = [PAIR, OTHER] if name != "bert" else [{**row, "clean": row["clean"] + " " + "[MASK]"} for row in (PAIR, OTHER)]
-    metric = ("--metric", "cosine") if name == "bert" else ()
-    if name == "bert":
-        pytest.skip("needs a tokenizer with a mask token")
-    path = prompts(*rows)
-    said = cli("ablate", "-M", model_folder(name), "--prompts", path, "--operator", "resample", *metric, *FAST, "-o", "x")
+    ask = " [MASK]" if name == "bert" else ""
+    path = prompts(*({**row, "clean": row["clean"] + ask, "corrupt": row["corrupt"] + ask} for row in (PAIR, OTHER)))
+    said = cli("ablate", "-M", model_folder(name), "--prompts", path, "--operator", "resample", *FAST, "-o", "x")
     assert said.code == 0, said.err
+    assert len(AblationResult.load("x").prompts) == 2
     done = cli("report", "x")
     assert done.code == 0, done.err
     assert Path("x/report.html").stat().st_size > 1000 and "x/report.html" in done.out
@@ -136,7 +134,12 @@ def test_wrong_options_exit_with_2(cli, prompts, arguments, code) -> None:
 
 
 def test_task_args_are_numbers_where_the_task_wants_numbers(cli) -> None:
-    assert cli("ablate", "-M", "mini", "-t", "induction", "--task-args", "length=6, repeat=2", "--n", "4", *FAST, "-o", "x").code == 0
+    assert (
+        cli(
+            "ablate", "-M", "mini", "-t", "induction", "--task-args", "length=6, repeat=2", "--n", "4", *FAST, "-o", "x"
+        ).code
+        == 0
+    )
     assert AblationResult.load("x").run.task["options"] == {"length": 6, "repeat": 2}
 
 
@@ -174,7 +177,9 @@ def test_validate_reads_no_weights(cli, prompts, model_folder) -> None:
 
 
 def test_validate_shows_all_mistakes_at_once(cli, prompts) -> None:
-    path = prompts(PAIR, {**PAIR, "id": "b", "clean": " "}, {**OTHER, "answer": " Tom"}, {**PAIR, "id": "c", "answer": 5.5})
+    path = prompts(
+        PAIR, {**PAIR, "id": "b", "clean": " "}, {**OTHER, "answer": " Tom"}, {**PAIR, "id": "c", "answer": 5.5}
+    )
     said = cli("validate", "-M", "mini", "--prompts", path)
     assert said.code == 3
     assert all(f"my.jsonl:{line}" in said.err for line in (2, 3, 4))

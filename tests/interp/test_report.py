@@ -21,7 +21,7 @@ from interp.hooks.pairs import Drop
 from interp.kernels.errors import InterpError
 from interp.report.data import BINARY_BYTES, LEVELS, MAX_TOKENS, MISSING, quantised, shown_positions
 from interp.report.figures import effect_heatmap, pattern_figure, prompt_effects, top_heads
-from interp.report.page import render, report, script_json
+from interp.report.page import FOLDER, render, report, script_json
 from interp.report.palette import DARK, DIVERGING, SEQUENTIAL
 from interp.report.text import PROMPT, prompt_text, token_label, visible
 
@@ -82,10 +82,9 @@ class Parsed(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
-        tag, attributes = self.tags[-1]
-        if self.lasttag == "script":
-            self.scripts.append((attributes, data))
-        elif tag != "style":
+        if self.cdata_elem == "script":
+            self.scripts.append((self.tags[-1][1], data))
+        elif self.cdata_elem is None:
             self.text += " ".join(data.split()) + "\n"
 
     def data(self) -> dict[str, Any]:
@@ -168,7 +167,7 @@ def test_nothing_is_loaded_or_linked() -> None:
     assert not [
         name for _, attributes in parsed.tags for name in attributes if name.startswith("on") or name == "style"
     ]
-    style = (Path(render.__code__.co_filename).parent / "report.css").read_text()
+    style = (FOLDER / "report.css").read_text(encoding="utf-8")
     assert "url(" not in style and "@import" not in style
 
 
@@ -315,7 +314,7 @@ def test_heatmap_of_some_heads_and_two_towers_has_holes() -> None:
     result = replace(made(1, 3, shown=0), heads=labels, controls=((), (), ()))
     figure = effect_heatmap(result)
     assert list(figure.layout.yaxis.ticktext) == ["L0", "L3", "vision.L0"]
-    assert figure.data[0].customdata == [[-1, 0], [1, -1], [2, -1]]
+    assert [list(row) for row in figure.data[0].customdata] == [[-1, 0], [1, -1], [2, -1]]
 
 
 def test_top_heads_stand_beside_each_of_their_controls() -> None:

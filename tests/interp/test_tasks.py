@@ -19,7 +19,7 @@ class Bare:
 
     bos_token_id = None
     all_special_ids = [0]
-    words = (" Mary", " John", " Paul", " Anna", " Lisa", " Tom")
+    words: tuple[str, ...] = (" Mary", " John", " Paul", " Anna", " Lisa", " Tom")
 
     def __call__(self, text, *, add_special_tokens=True):
         word = next((index for index, word in enumerate(self.words, start=200) if text == word), None)
@@ -139,7 +139,7 @@ def test_ioi_says_which_names_a_tokenizer_splits():
 
 def test_ioi_refuses_a_tokenizer_without_names():
     class Letters(Bare):
-        words = (" Mary", " John")
+        words: tuple[str, ...] = (" Mary", " John")
 
     with pytest.raises(InterpError, match="E311.*2 of"):
         Ioi().examples(Letters())
@@ -148,7 +148,9 @@ def test_ioi_refuses_a_tokenizer_without_names():
 @pytest.mark.parametrize(("length", "repeat"), [(16, None), (6, 5), (2, 1)])
 def test_induction_repeats_and_can_be_answered_only_from_the_clean_prompt(tokenizer, length, repeat):
     for example in Induction(n=50, length=length, repeat=repeat).examples(tokenizer).examples:
-        (bos, *clean), (other_bos, *corrupt) = example.clean, example.corrupt
+        assert isinstance(example.clean, tuple) and isinstance(example.corrupt, tuple)
+        bos, other_bos = example.clean[0], example.corrupt[0]
+        clean, corrupt = example.clean[1:], example.corrupt[1:]
         k = length // 2 if repeat is None else repeat
         assert bos == other_bos == tokenizer.bos_token_id and len(clean) == len(corrupt) == length + k
         assert len(set(clean)) == length and clean[length:] == clean[:k] == corrupt[length:]

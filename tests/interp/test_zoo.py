@@ -9,21 +9,23 @@ import pytest
 from interp.kernels.errors import InterpError
 from interp.zoo import registry
 
+MINI = registry.ROOT / "mini"
+
 
 @pytest.fixture
 def copy(tmp_path):
-    return shutil.copytree(registry.find("mini"), tmp_path / "mini")
+    return shutil.copytree(MINI, tmp_path / "mini")
 
 
 def test_mini_is_listed_and_found():
     assert "mini" in registry.list_models()
-    assert (registry.find("mini") / "config.json").is_file()
+    assert registry.find("mini") == MINI and (MINI / "config.json").is_file()
     assert registry.find("gpt2") is None and registry.find("../zoo/mini") is None and registry.find("") is None
     assert "'mini'" in registry.near("minni")
 
 
 def test_the_card_of_mini_is_complete_and_its_files_are_whole():
-    card = registry.verify(registry.find("mini"))
+    card = registry.verify(MINI)
     assert {
         "name",
         "architecture",
@@ -37,9 +39,8 @@ def test_the_card_of_mini_is_complete_and_its_files_are_whole():
         "sha256",
     } <= set(card)
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(card["sha256"])
-    folder = registry.find("mini")
-    assert {path.name for path in folder.iterdir()} == {*card["sha256"], "card.json"}
-    assert sum(path.stat().st_size for path in folder.iterdir()) <= 8_000_000
+    assert {path.name for path in MINI.iterdir()} == {*card["sha256"], "card.json"}
+    assert sum(path.stat().st_size for path in MINI.iterdir()) <= 8_000_000
 
 
 def test_the_card_states_the_accuracy_the_model_must_have():

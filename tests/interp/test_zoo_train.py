@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from interp.kernels.errors import InterpError
 from interp.tasks.induction import Induction
-from interp.tasks.ioi import Ioi, in_test
+from interp.tasks.ioi import NAMES, Ioi, in_test
 from interp.zoo import evaluate, train
 from interp.zoo.recipes import filler, mini
 from interp.zoo.registry import verify
@@ -97,7 +97,7 @@ def test_training_text_never_names_a_test_pair_in_a_question():
         answer = text.rstrip(".").split()[-1]
         subject = next(
             name
-            for name in mini.NAMES
+            for name in NAMES
             if text.replace(",", " ").replace(".", " ").split().count(name) == 2 and name != answer
         )
         assert not in_test(answer, subject)
