@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool
@@ -12,15 +12,18 @@ from interp.hooks.adapters.base import HookContext, HookFn
 from interp.hooks.batch import Batch
 from interp.kernels.errors import InterpError, suggest
 
-Positions = None | str | tuple[int, ...]
+Cells = int | Sequence[int]
+"""A position, or several, of every prompt."""
+
+Positions = None | str | Cells
 """Where an edit acts: None everywhere, 'end' the last real token, a role of the task, or positions of every prompt."""
 
 New = Callable[[Tensor, HookContext], Tensor]
 
 
-def freeze_positions(positions: None | str | int | Iterable[int]) -> Positions:
+def freeze_positions(positions: str | Cells) -> str | tuple[int, ...]:
     """Positions as a hashable value."""
-    if positions is None or isinstance(positions, str):
+    if isinstance(positions, str):
         return positions
     return (positions,) if isinstance(positions, int) else tuple(positions)
 
@@ -45,9 +48,16 @@ def positions_mask(
     return chosen[:, context.start : context.start + shown]
 
 
-def _inside(positions: Iterable[int], length: int, context: HookContext) -> list[int]:
-    positions = list(positions)
-    outside = [position for position in positions if not 0 <= position < length]
+def key_mask(batch: Batch, keys: str | Cells, context: HookContext, cells: Tensor) -> Bool[Tensor, "batch 1 1 key_pos"]:
+    """True at these keys of [batch head query_pos key_pos]. Raises E313 for an unknown role or a key outside the prompts."""
+    chosen = positions_mask(batch, keys, context, cells.shape[0], cells.shape[-1])
+    assert chosen is not None
+    return chosen[:, None, None, :].to(cells.device)
+
+
+def _inside(positions: Cells, length: int, context: HookContext) -> list[int]:
+    wanted = [positions] if isinstance(positions, int) else list(positions)
+    outside = [position for position in wanted if not 0 <= position < length]
     if outside:
         raise InterpError(
             "E313",
@@ -55,7 +65,7 @@ def _inside(positions: Iterable[int], length: int, context: HookContext) -> list
             where=context.name,
             fix="positions count from 0, padding included",
         )
-    return positions
+    return wanted
 
 
 def _named(batch: Batch, name: str, context: HookContext) -> Sequence[tuple[int, ...]]:
@@ -156,15 +166,3 @@ def never_blind(hook: HookFn, batch: Batch) -> HookFn:
         return new
 
     return checked
-
-
-def key_mask(cells: Tensor, keys: Iterable[int], context: HookContext) -> Bool[Tensor, " key_pos"]:
-    """True at these keys, among those of this tensor [batch head query_pos key_pos].
-
-    Raises:
-        InterpError: E313 key outside the prompts.
-    """
-    length = context.length or cells.shape[-1]
-    mask = torch.zeros(length, dtype=torch.bool, device=cells.device)
-    mask[_inside(keys, length, context)] = True
-    return mask[context.start : context.start + cells.shape[-1]]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from interp.hooks.adapters.base import HookContext, HookFn
 from interp.hooks.batch import Batch
 from interp.hooks.edits import (
+    Cells,
     Positions,
     first_key_pattern,
     freeze_positions,
@@ -172,7 +173,7 @@ class Patch(Intervention):
     source: Reference
     heads: Any = None
     kv_heads: Any = None
-    layers: tuple[int, ...] | None = None
+    layers: Sequence[int] | None = None
     positions: Positions = None
 
     _known: ClassVar[tuple[str, ...]] = ("z", "q", "k", "v", "rot_q", "rot_k", "pattern", "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
@@ -231,27 +232,25 @@ class Steer(Intervention):
         return [(point_name("hook_resid_pre", self.layer), replace_stream(batch, self.positions, add))]
 
 
-Cells = tuple[int, ...]
-
-
 @dataclass(frozen=True)
 class Knockout(Intervention):
     """Forbid queries to look at keys: the scores become -inf and the rest is normalised again.
 
     Args:
         heads: labels or 'all'.
-        queries, keys: token positions; None for all.
+        queries: where the look comes from: None for all, 'end', a role of the task, or token positions.
+        keys: what may not be looked at: a role or token positions.
 
     Forbidding every key that a query may see is refused (E205) when it runs: the softmax would have nothing left.
     """
 
     heads: Any
-    queries: Cells | None
-    keys: Cells
+    queries: Positions
+    keys: str | Cells
 
     def hooks(self, model: HookedModel, batch: Batch) -> list[Hook]:
         def forbid(scores: Tensor, context: HookContext) -> Tensor:
-            return scores.masked_fill(key_mask(scores, self.keys, context), torch.finfo(scores.dtype).min)
+            return scores.masked_fill(key_mask(batch, self.keys, context, scores), torch.finfo(scores.dtype).min)
 
         return [
             (point_name("attn.hook_attn_scores", layer, tower), never_blind(replace_rows(batch, heads, self.queries, forbid), batch))
@@ -265,31 +264,31 @@ class Redistribute(Intervention):
 
     Args:
         heads: labels or 'all'.
-        take: key positions that give attention up.
-        give: key positions that get it; None for all other visible keys.
+        take: keys that give attention up: a role or token positions.
+        give: keys that get it; None for all other visible keys.
         share: part taken, 0 to 1.
-        queries: query positions; None for all.
+        queries: None for all, 'end', a role or token positions.
 
     Row sums stay as they were. A query that sees none of `give` is left as it is.
     """
 
     heads: Any
-    take: Cells
-    give: Cells | None = None
+    take: str | Cells
+    give: str | Cells | None = None
     share: float = 1.0
-    queries: Cells | None = None
+    queries: Positions = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.share <= 1:
             raise InterpError("E205", f"share {self.share} is not between 0 and 1")
-        if self.give is not None and set(self.give) & set(self.take):
-            raise InterpError("E205", "a key cannot both give and get attention", where=f"keys {sorted(set(self.give) & set(self.take))}")
 
     def hooks(self, model: HookedModel, batch: Batch) -> list[Hook]:
         def move(pattern: Tensor, context: HookContext) -> Tensor:
-            takes = key_mask(pattern, self.take, context)
-            gives = ~takes if self.give is None else key_mask(pattern, self.give, context)
+            takes = key_mask(batch, self.take, context, pattern)
+            gives = ~takes if self.give is None else key_mask(batch, self.give, context, pattern)
+            if bool((takes & gives).any()):
+                raise InterpError("E205", "a key cannot both give and get attention", where=context.name)
             gives = gives * visible(pattern, context)
             taken = pattern * takes * self.share
             weights = pattern * gives

@@ -166,8 +166,8 @@ def _row(tokenizer: Any, example: Example, needs: frozenset[str], at_mask: bool,
     corrupt = None if example.corrupt is None else _fitting(encode(tokenizer, _as_prompt(example.corrupt)), limit, truncate)
     if corrupt is not None and len(clean.ids) != len(corrupt.ids):
         raise InterpError("E305", _misaligned(tokenizer, clean.ids, corrupt.ids), fix="change words so that both prompts have the same number of tokens")
-    answer = token_id(tokenizer, example.answer, clean, example, first_token)
-    distractor = token_id(tokenizer, example.distractor, clean, example, first_token)
+    answer = token_id(tokenizer, example.answer, example, first_token)
+    distractor = token_id(tokenizer, example.distractor, example, first_token)
     if answer is not None and answer == distractor:
         raise InterpError("E307", f"answer and distractor are both {piece(tokenizer, answer)!r}")
     read_at = _read_at(tokenizer, clean.ids) if at_mask else len(clean.ids) - 1
@@ -196,17 +196,19 @@ def _misaligned(tokenizer: Any, clean: list[int], corrupt: list[int]) -> str:
     return f"clean has {len(left)} tokens, corrupt {len(right)}; they first differ at token {first}\n    clean:   {'|'.join(left)}\n    corrupt: {'|'.join(right)}"
 
 
-def token_id(tokenizer: Any, word: str | int | None, prompt: Encoded, example: Example, first_token: bool = False) -> int | None:
+def token_id(tokenizer: Any, word: str | int | None, example: Example, first_token: bool = False) -> int | None:
     """The single token of an answer, alone or as it continues the prompt.
 
     Raises:
-        InterpError: E306 several tokens, with the pieces.
+        InterpError: E306 several tokens, with the pieces, or none that the tokenizer knows.
     """
     if word is None or isinstance(word, int):
         return word
     if tokenizer is None:
         raise InterpError("E201", f"answer {word!r} is text, but the model was opened without a tokenizer", fix="give the answer as a token id")
     alone = tokenizer(word, add_special_tokens=False)["input_ids"]
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in alone:
+        raise InterpError("E306", f"answer {word!r} is not in the vocabulary", fix="choose a word that the tokenizer knows")
     if len(alone) == 1:
         return alone[0]
     if isinstance(example.clean, str):

@@ -230,8 +230,12 @@ class Controls:
         needed = {pool[index] for head, indices in zip(pool, matched.indices, strict=True) if head in wanted for index in indices}
         measured = tuple(head for head in pool if head in wanted | needed)
         labels = {head: tuple(pool[index].label for index in indices) if head in wanted else () for head, indices in zip(pool, matched.indices, strict=True)}
-        notes = [f"{head.label}: {note}" for head, note in zip(pool, matched.notes, strict=True) if note and head in wanted]
-        return cls(measured, tuple(labels[head] for head in measured), tuple(notes))
+        noted: dict[str, list[str]] = {}
+        for head, note in zip(pool, matched.notes, strict=True):
+            if note and head in wanted:
+                noted.setdefault(note, []).append(head.label)
+        notes = tuple(f"{', '.join(found)}: {note}" for note, found in noted.items())
+        return cls(measured, tuple(labels[head] for head in measured), notes)
 
 
 def shown_patterns(model: HookedModel, pairs: Pairs, heads: tuple[HeadId, ...], n: int) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from interp.ablation_result import AblationResult, HeadEffect
 
 COLUMNS = ("head", "effect", "interval", "controls", "q", "claimed", "note")
+NAMED = 5
+"""Heads a headline names."""
 
 
 def headline(result: AblationResult) -> str:
@@ -20,7 +22,8 @@ def headline(result: AblationResult) -> str:
     found, task, operator = result.evidence, result.run.task["name"], result.run.method["operator"]
     n_claimed = int(found.claimed.sum())
     if n_claimed:
-        named = ", ".join(f"{row.label} {number(row.mean, signed=True)}" for row in result.top(n_claimed))
+        named = ", ".join(f"{row.label} {number(row.mean, signed=True)}" for row in result.top(n_claimed)[:NAMED])
+        named += f" and {n_claimed - NAMED} more" if n_claimed > NAMED else ""
         share = f"{n_claimed} of {counted(found.n_tested, 'head')} {'matters' if n_claimed == 1 else 'matter'}"
         return f"{share} for {task} under {operator} ablation ({100 * found.level:g} % false discoveries): {named}."
     tested = f"{counted(found.n_tested, 'head')}, {counted(len(result.prompts), 'prompt')}"

@@ -229,8 +229,9 @@ def _attach_tower(stack: ExitStack, tower: Tower, fires: dict[str, Callable[...,
 def norm_scale(norm: nn.Module, x: Tensor) -> Tensor:
     """The divisor of a norm: sqrt(variance + eps) of a LayerNorm, sqrt(mean square + eps) of an RMSNorm [batch pos 1]."""
     eps = next(float(getattr(norm, name)) for name in ("eps", "variance_epsilon") if hasattr(norm, name))
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     centred = x - x.mean(-1, keepdim=True) if isinstance(norm, nn.LayerNorm) else x
-    return (centred.float().pow(2).mean(-1, keepdim=True) + eps).sqrt()
+    return (centred.pow(2).mean(-1, keepdim=True) + eps).sqrt()
 
 
 def _batched(fire: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

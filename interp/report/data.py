@@ -28,8 +28,11 @@ from interp.report.text import prompt_text
 MAX_TOKENS = 128
 """Longest pattern shown; of longer ones the first position (where sinks are) and the last ones (where answers are read)."""
 
-BINARY_BYTES = 2_000_000
-"""Effects and patterns of one page, before they are written as text; patterns that do not fit are left out, with a note."""
+PAGE_BYTES = 2_000_000
+"""Room for the data of one page, before it is written as text; patterns that do not fit are left out, with a note."""
+
+HEAD_BYTES = 900
+"""What a head's numbers and labels take of that, about."""
 
 LEVELS = 254
 MISSING = 255
@@ -46,7 +49,8 @@ def section_data(result: AblationResult, rows: Sequence[HeadRow], n_sections: in
     """
     place = {label: index for index, label in enumerate(result.heads)}
     effects = result.effects.astype("<f4")
-    kept = pattern_heads(result, [row.place for row in rows], BINARY_BYTES // n_sections - effects.nbytes)
+    room = PAGE_BYTES // n_sections - effects.nbytes - HEAD_BYTES * len(rows)
+    kept = pattern_heads(result, [row.place for row in rows], room)
     dots = prompt_effects(result, rows[0].label)
     figures = {
         "heat": effect_heatmap(result),

@@ -54,7 +54,8 @@ def effect_heatmap(result: AblationResult) -> go.Figure:
         colorscale=scale(DIVERGING), colorbar=_bar(),
     )  # fmt: skip
     figure = _figure([trace], height=int(np.clip(34 * shape[0] + 110, 230, 640)))
-    figure.update_xaxes(**_ticks([str(head) for head in range(shape[1])]), title="head", showgrid=False)
+    across = _ticks([str(head) for head in range(shape[1])], most=TICKS // 2)
+    figure.update_xaxes(**across, title="head", tickangle=0, showgrid=False)
     figure.update_yaxes(**_ticks(layers), title="layer", range=[shape[0] - 0.5, -0.5], showgrid=False)
     return figure
 
@@ -207,9 +208,9 @@ def _interval(rows: Sequence[HeadRow]) -> dict[str, Any]:
     return {"array": [row.high - row.mean for row in rows], "arrayminus": [row.mean - row.low for row in rows]}
 
 
-def _ticks(labels: Sequence[str]) -> dict[str, Any]:
+def _ticks(labels: Sequence[str], most: int = TICKS) -> dict[str, Any]:
     """Labels at integer positions: as categories, equal labels would fall together into one."""
-    step = -(-len(labels) // TICKS)
+    step = -(-len(labels) // most)
     return {"tickvals": list(range(0, len(labels), step)), "ticktext": [escaped(label) for label in labels[::step]]}
 
 

@@ -30,6 +30,7 @@ from interp.report.text import visible
 
 FOLDER = Path(__file__).parent
 SHOWN_DROPS = 200
+RERUN = "make the result with interp.ablate or `interp ablate`"
 
 Reportable = AblationResult | str | Path
 
@@ -79,18 +80,15 @@ def render(results: Sequence[AblationResult]) -> str:
     scripts = [get_plotlyjs(), (FOLDER / "report.js").read_text(encoding="utf-8")]
     first = results[0]
     name = f"{first.run.task['name']} on {first.run.model['name']}" if len(results) == 1 else f"{len(results)} runs"
-    return (
-        environment()
-        .get_template("page.html")
-        .render(
-            title=f"interp: {visible(name, 200)}",
-            sections=sections,
-            policy=policy(scripts),
-            style=Markup((FOLDER / "report.css").read_text(encoding="utf-8")),
-            scripts=[Markup(script) for script in scripts],
-            data=Markup(script_json({"dark": DARK, "sections": data})),
-            shown_drops=SHOWN_DROPS,
-        )
+    template = environment().get_template("page.html")
+    return template.render(
+        title=f"interp: {visible(name, 200)}",
+        sections=sections,
+        policy=policy(scripts),
+        style=Markup((FOLDER / "report.css").read_text(encoding="utf-8")),
+        scripts=[Markup(script) for script in scripts],
+        data=Markup(script_json({"dark": DARK, "sections": data})),
+        shown_drops=SHOWN_DROPS,
     )
 
 
@@ -114,9 +112,6 @@ def section(result: AblationResult) -> Section:
         n_above=int((finite > 0).sum()),
         details=provenance(result),
     )
-
-
-RERUN = "make the result with interp.ablate or `interp ablate`"
 
 
 def provenance(result: AblationResult) -> dict[str, dict[str, str]]:

@@ -59,12 +59,6 @@ def test_a_text_that_is_no_head_is_refused_with_an_example(wrong: str) -> None:
     assert "L5H1" in caught.value.fix
 
 
-def test_a_tuple_of_another_length_is_refused() -> None:
-    for wrong in ((5,), (5, 1, 2)):
-        with pytest.raises(InterpError, match="E202"):
-            parse_heads([wrong], SHAPE)  # type: ignore[list-item]
-
-
 @pytest.mark.parametrize("negative", ["L-1H0", "L0H-1", "-1.0", "a0.h-1", (-1, 0), (0, -1)])
 def test_negative_indices_are_refused_and_never_count_from_the_end(negative: str | tuple[int, int]) -> None:
     with pytest.raises(InterpError, match="E203"):

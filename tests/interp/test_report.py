@@ -19,7 +19,7 @@ from interp.ablation_result import AblationResult, PromptRecord
 from interp.circuits.results import RunInfo
 from interp.hooks.pairs import Drop
 from interp.kernels.errors import InterpError
-from interp.report.data import BINARY_BYTES, LEVELS, MAX_TOKENS, MISSING, quantised, shown_positions
+from interp.report.data import HEAD_BYTES, LEVELS, MAX_TOKENS, MISSING, PAGE_BYTES, quantised, shown_positions
 from interp.report.figures import effect_heatmap, pattern_figure, prompt_effects, top_heads
 from interp.report.page import FOLDER, render, report, script_json
 from interp.report.palette import DARK, DIVERGING, SEQUENTIAL
@@ -113,10 +113,16 @@ def test_large_runs_stay_small_and_say_what_is_missing() -> None:
     assert len(page.encode()) < 8e6
     section = Parsed(page).data()["sections"][0]
     kept = len(section["patternHeads"])
-    assert kept == (BINARY_BYTES - 144 * 4 * 4) // (4 * MAX_TOKENS**2) < 144
+    assert kept == (PAGE_BYTES - 144 * (4 * 4 + HEAD_BYTES)) // (4 * MAX_TOKENS**2) < 144
     assert section["patternNote"].startswith(f"To keep the page small, attention is shown for the {kept} heads")
     assert section["patterns"][0]["note"].startswith(f"Cropped: token 0 and the last {MAX_TOKENS - 1} of 200 tokens")
     assert len(base64.b64decode(section["patterns"][0]["bytes"])) == kept * MAX_TOKENS**2
+
+
+def test_a_model_of_a_thousand_heads_fits() -> None:
+    page = render([made(32, 32, prompts=40, tokens=32, shown=4)])
+    assert len(page.encode()) < 8e6
+    assert len(Parsed(page).data()["sections"][0]["patternHeads"]) > 50
 
 
 def test_shown_positions_keep_the_first_token_and_the_last_ones() -> None:
