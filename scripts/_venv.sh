@@ -21,7 +21,7 @@ find_python() {
       return
     fi
   done
-  echo "interp needs Python 3.11 or newer; ${PYTHON:-python3} is $("${PYTHON:-python3}" --version 2>&1 || true)." >&2
+  echo "interp needs Python 3.11 or newer; ${PYTHON:-python3} is $("${PYTHON:-python3}" --version 2>/dev/null || echo missing)." >&2
   echo "  fix:   install it, or name it: PYTHON=/path/to/python3.12 $0" >&2
   exit 6
 }

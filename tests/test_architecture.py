@@ -240,10 +240,10 @@ def test_no_file_names_a_place_on_one_machine() -> None:
     """Absolute paths of a developer's machine, and hosts of package registries."""
     wrong = re.compile(r"/(?:home|Users|root|work|opt|mnt)/\w|/tmp/\w+/bin|\b(?:pypi|pythonhosted)\.org\b|/simple/")
     suffixes = {".py", ".toml", ".txt", ".md", ".sh", ".json", ".jinja", ""}
-    skipped = {".git", ".venv", "__pycache__", "runs", "build", "dist"}
+    skipped = {"__pycache__", "runs", "build", "dist"}
     found = []
     for folder, folders, names in os.walk(ROOT):
-        folders[:] = [name for name in folders if name not in skipped and not name.endswith((".egg-info", "_cache"))]
+        folders[:] = [name for name in folders if name not in skipped and (name[0] != "." or name == ".ci")]
         for path in (Path(folder) / name for name in names):
             if path.suffix in suffixes and path != Path(__file__) and not path.is_symlink():
                 text = path.read_text("utf-8")

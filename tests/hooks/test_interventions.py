@@ -55,6 +55,10 @@ class Bench:
         torch.testing.assert_close(found, wanted, atol=TOLERANCE[self.family], rtol=0)
         assert float((wanted - self.clean).abs().max()) > 1e-2
 
+    def refuses(self, edit: Intervention) -> None:
+        with self.model.edit(edit), pytest.raises(InterpError, match="E403"):
+            self.model(self.batch)
+
     def from_other(self, name: str) -> Reference:
         return Reference({name: self.other[name]}, "other prompts")
 
@@ -191,10 +195,10 @@ def test_to_sink(bench: Bench, at: str) -> None:
 @AT
 @pytest.mark.parametrize("point", ["z", "q", "rot_q"])
 def test_patch_of_query_heads(bench: Bench, point: str, at: str) -> None:
-    if point == "rot_q" and bench.family == "gpt2":
-        pytest.skip("no rotary positions")
     positions, cells = POSITIONS[at]
     name = f"blocks.0.attn.hook_{point}"
+    if point == "rot_q" and bench.family == "gpt2":
+        return bench.refuses(Patch(point, Reference({}), heads="L0H1"))
     oracle = cellwise(name, (1, 3), cells, lambda x, *cell: bench.other[name][cell])
     bench.check(Patch(point, bench.from_other(name), heads=["L0H1", "L0H3"], positions=positions), oracle)
 
@@ -203,12 +207,10 @@ def test_patch_of_query_heads(bench: Bench, point: str, at: str) -> None:
 @pytest.mark.parametrize("point", ["k", "v", "rot_k"])
 def test_patch_of_key_value_heads(bench: Bench, point: str, at: str) -> None:
     """Under grouped-query attention one key/value head serves two query heads."""
-    if point == "rot_k" and bench.family == "gpt2":
-        pytest.skip("no rotary positions")
-    if point == "rot_k" and at == "one":
-        at = "numbers"
     positions, cells = POSITIONS[at]
     name = f"blocks.0.attn.hook_{point}"
+    if point == "rot_k" and bench.family == "gpt2":
+        return bench.refuses(Patch(point, Reference({}), kv_heads="L0H1"))
     oracle = cellwise(name, (1,), cells, lambda x, *cell: bench.other[name][cell])
     bench.check(Patch(point, bench.from_other(name), kv_heads=[(0, 1)], positions=positions), oracle)
 
