@@ -98,6 +98,30 @@ class RunFolder:
     manifest: Mapping[str, Any]
 
     @classmethod
+    def check(cls, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Refuse a path that `create` would refuse, before hours of work rather than after them.
+
+        Raises:
+            InterpError: E204 the folder holds something else, or a run and `overwrite` is False.
+        """
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise InterpError(
+                "E204", f"{path.name!r} is a file, not a folder", where=str(path), fix="name a new folder"
+            )
+        present = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+        is_run = MANIFEST in present or UNFINISHED in present
+        if present and not is_run:
+            listed = ", ".join(present[:3]) + (", ..." if len(present) > 3 else "")
+            raise InterpError("E204", f"folder holds other files: {listed}", where=str(path), fix="name a new folder")
+        if is_run and not overwrite:
+            state = "a run" if MANIFEST in present else "an interrupted run"
+            raise InterpError(
+                "E204", f"folder already holds {state}", where=str(path), fix="name a new folder, or add --overwrite"
+            )
+        return path
+
+    @classmethod
     def create(cls, path: str | Path, *, overwrite: bool = False) -> RunWriter:
         """Start a run in a new or empty folder.
 
@@ -108,25 +132,11 @@ class RunFolder:
             InterpError: E204 where the folder holds something else, or a run and `overwrite` is False;
                 E602 where it cannot be written.
         """
-        path = Path(path)
-        if path.exists() and not path.is_dir():
-            raise InterpError(
-                "E204", f"{path.name!r} is a file, not a folder", where=str(path), fix="name a new folder"
-            )
+        path = cls.check(path, overwrite=overwrite)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            present = sorted(entry.name for entry in path.iterdir())
         except OSError as error:
             raise not_written(path, error) from error
-        is_run = MANIFEST in present or UNFINISHED in present
-        if present and not is_run:
-            listed = ", ".join(present[:3]) + (", ..." if len(present) > 3 else "")
-            raise InterpError("E204", f"folder holds other files: {listed}", where=str(path), fix="name a new folder")
-        if is_run and not overwrite:
-            state = "a run" if MANIFEST in present else "an interrupted run"
-            raise InterpError(
-                "E204", f"folder already holds {state}", where=str(path), fix="name a new folder, or add --overwrite"
-            )
         write_atomic(path / UNFINISHED, b"")
         remove(path, [MANIFEST, REPORT])
         return RunWriter(path)

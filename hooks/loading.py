@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from interp.hooks.adapters.huggingface import answers_at_mask, n_positions
 from interp.hooks.model import HookedModel
+from interp.hooks.reader import open_tokenizer, read_config
 from interp.kernels.errors import InterpError, suggest
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -51,7 +50,7 @@ def open_folder(
         raise InterpError("E310", "the weights are pickled; opening them can run code", where=str(folder), fix="convert them to safetensors, or trust them with --allow-pickle (allow_pickle=True)")
     if not safe and not allow_pickle:
         raise InterpError("E405", "no *.safetensors in the model folder", where=str(folder))
-    config = _config(folder)
+    config = read_config(folder)
     with _quiet():
         model, info = _model_class(config, folder).from_pretrained(
             folder,
@@ -77,39 +76,6 @@ def open_folder(
         source={"revision": revision, **digests(folder)},
         has_trained_head=not fresh_head,
     )
-
-
-@dataclass(frozen=True)
-class Reader:
-    """What it takes to read prompts as a model does, without its weights.
-
-    Attributes:
-        tokenizer: the folder's own.
-        limit: the model's number of positions; None where nothing says so.
-        at_mask: whether answers are read at the mask token.
-    """
-
-    tokenizer: Any
-    limit: int | None
-    at_mask: bool
-
-
-def open_reader(folder: Path) -> Reader:
-    """Raises E405 where the folder has no tokenizer."""
-    tokenizer = open_tokenizer(folder)
-    if tokenizer is None:
-        raise InterpError("E405", "this model has no tokenizer files", where=str(folder))
-    config = _config(folder)
-    return Reader(tokenizer, n_positions(config), any(answers_at_mask(name) for name in config.architectures or ()))
-
-
-def open_tokenizer(folder: Path) -> Any:
-    """The folder's tokenizer; None where it has none."""
-    import transformers
-
-    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")):
-        return None
-    return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def digests(folder: Path) -> dict[str, Any]:
@@ -140,15 +106,6 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bar:
             logging.enable_progress_bar()
-
-
-def _config(folder: Path) -> Any:
-    import transformers
-
-    try:
-        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (ValueError, KeyError, OSError) as error:
-        raise InterpError("E405", "config.json does not describe a model that transformers knows", where=str(folder / "config.json"), fix=str(error).splitlines()[0]) from error
 
 
 def _model_class(config: Any, folder: Path) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -133,6 +134,7 @@ def tokenise(
     if not rows:
         raise InterpError("E311", "no prompt is left", fix="; ".join(sorted({drop.reason for drop in drops})) or "the file or task has none")
     clean = _padded(tokenizer, [row.clean for row in rows], [row.spans for row in rows])
+    text_of = cache(partial(piece, tokenizer))
     corrupted = [row.corrupt for row in rows if row.corrupt is not None]
     has_corrupt = len(corrupted) == len(rows)
     corrupt = _padded(tokenizer, corrupted, [row.corrupt_spans for row in rows]) if has_corrupt else None
@@ -143,7 +145,7 @@ def tokenise(
         _column([row.answer for row in rows]),
         _column([row.distractor for row in rows]),
         torch.tensor([row.read_at for row in rows]),
-        tuple(tuple(piece(tokenizer, index) for index in row.clean.ids) for row in rows),
+        tuple(tuple(map(text_of, row.clean.ids)) for row in rows),
         tuple(drops),
         tuple(dict.fromkeys(warning for row in rows for side in (row.clean, row.corrupt) if side for warning in side.warnings)) + clean.warnings,
     )

@@ -60,11 +60,16 @@ def encode_ids(tokenizer: Any, ids: Sequence[int]) -> Encoded:
     return Encoded(ids, (), () if tokenizer is None else first_token_warnings(tokenizer, ids))
 
 
+FIRST: WeakKeyDictionary[Any, tuple[int | None, bool]] = WeakKeyDictionary()
+"""The token that may stand first, and whether the tokenizer puts it there."""
+
+
 def first_token_warnings(tokenizer: Any, ids: Ids) -> tuple[str, ...]:
     """Whether the token that the tokenizer puts first (BOS, CLS) is missing, or a BOS token stands there twice."""
-    own, bare = (tokenizer("a", add_special_tokens=flag)["input_ids"] for flag in (True, False))
-    puts_first = own[:1] != bare[:1]
-    first = own[0] if puts_first else tokenizer.bos_token_id
+    if tokenizer not in FIRST:
+        own, bare = (tokenizer("a", add_special_tokens=flag)["input_ids"] for flag in (True, False))
+        FIRST[tokenizer] = (own[0], True) if own[:1] != bare[:1] else (tokenizer.bos_token_id, False)
+    first, puts_first = FIRST[tokenizer]
     if puts_first and ids[0] != first:
         return (f"token ids do not start with {tokenizer.decode([first])!r}, which the tokenizer puts first",)
     if first is not None and ids[:2] == [first, first]:

@@ -43,7 +43,7 @@ class Reference:
         for name in sorted(self.values):
             value = self.values[name].detach().cpu().contiguous()
             sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            sha.update(value.view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+            sha.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
         return sha.hexdigest()
 
     def __eq__(self, other: object) -> bool:
@@ -118,11 +118,12 @@ def mean_reference(model: HookedModel, batches: Iterable[Batch], names: str | It
 
     Args:
         batches: the data the mean is taken over.
-        names: hook points whose second axis is the position.
+        names: hook points whose first axes are the prompt and the position.
         per_position: one mean for each position (prompts aligned at their first token) instead of one for all.
 
     Returns:
-        values [head d_head], or [pos head d_head] with `per_position`. Positions are summed in float64.
+        values [head d_head], or [pos head d_head] with `per_position`. Positions are summed in float64; those with
+        values that are not finite are left out.
     """
     sums: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
@@ -130,8 +131,10 @@ def mean_reference(model: HookedModel, batches: Iterable[Batch], names: str | It
         _, cache = model.run_with_cache(batch, names)
         for name, value in cache.items():
             is_text = batch.mask is not None and not model.adapter.available[name].tower
-            mask = batch.mask if is_text else torch.ones(value.shape[:2])
-            weight = mask.to(value.device).double()  # type: ignore[union-attr]
+            mask = batch.mask if is_text else torch.ones(value.shape[:2], dtype=torch.bool)
+            finite = value.isfinite().flatten(2).all(-1)  # one bad prompt must not spoil the mean of all
+            weight = (mask.to(value.device) & finite).double()  # type: ignore[union-attr]
+            value = value.masked_fill(~finite.reshape(*finite.shape, *[1] * (value.ndim - 2)), 0.0)
             total = torch.einsum("bp,bp...->p...", weight, value.double())
             sums[name] = total if name not in sums else _add(sums[name], total)
             counts[name] = weight.sum(0) if name not in counts else _add(counts[name], weight.sum(0))

@@ -10,8 +10,11 @@ from interp.kernels.errors import InterpError, suggest
 from interp.zoo import registry
 
 if TYPE_CHECKING:
-    from interp.hooks.loading import Reader
     from interp.hooks.model import HookedModel
+    from interp.hooks.reader import Reader
+
+MAX_NAME = 255
+"""Bytes: longer names cannot be those of a folder on any common file system."""
 
 FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
@@ -51,7 +54,7 @@ def load_reader(name: str | Path) -> Reader:
     Raises:
         InterpError: E405 not found, or no tokenizer.
     """
-    from interp.hooks.loading import open_reader
+    from interp.hooks.reader import open_reader
 
     return open_reader(_folder(str(name), None, False)[0])
 
@@ -62,6 +65,8 @@ def _folder(name: str, revision: str | None, allow_pickle: bool) -> tuple[Path, 
     if bundled is not None:
         registry.verify(bundled)
         return bundled, "bundled"
+    if "\0" in name or any(len(part.encode()) > MAX_NAME for part in Path(name).parts):
+        raise InterpError("E405", "not a name that a model or a folder can have", where=repr(name[:40]), fix="give a bundled name, a folder or a hub id")
     path = Path(name).expanduser()
     if path.is_dir():
         return path, "local"

@@ -18,6 +18,7 @@ from interp.hooks.adapters.registry import SITES, AttentionSite, registered
 from interp.hooks.adapters.structure import Block, Tower, find_towers
 from interp.hooks.batch import Batch
 from interp.hooks.names import PointId
+from interp.hooks.reader import answers_at_mask, n_positions
 from interp.kernels.errors import InterpError
 
 REGISTRY_KINDS = {
@@ -29,7 +30,6 @@ REGISTRY_KINDS = {
 }
 """Hook points served inside the attention call. Without rotary positions, `hook_q` and `hook_k` are served there too."""
 
-POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 READS_MASK = frozenset({"bloom", "qwen2_vl", "qwen2_5_vl"})
 """Architectures that place tokens by the attention mask themselves, so that left padding needs no position ids."""
 
@@ -179,17 +179,6 @@ class HuggingFaceAdapter:
             site.kinds = frozenset(in_call)
             site.fire = lambda kind, *args: in_call[kind](*args)
         return bool(in_call)
-
-
-def n_positions(config: Any) -> int | None:
-    """How many tokens a model can place; None where its configuration does not say."""
-    text = config.get_text_config()
-    return next((value for name in POSITIONS if isinstance(value := getattr(text, name, None), int)), None)
-
-
-def answers_at_mask(architecture: str) -> bool:
-    """Masked language models answer where the mask token stands, others after the last token."""
-    return architecture.endswith("ForMaskedLM")
 
 
 def _attach_attention_write(stack: ExitStack, block: Block, attn_out: Callable[..., Tensor] | None, resid_mid: Callable[..., Tensor] | None) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.folders import default_folder, refuse_taken
+from interp.cli.folders import default_folder
 from interp.cli.questions import (
     FirstToken,
     Limit,
@@ -62,7 +62,9 @@ def ablate(
     """Ablate heads one by one, and test what a metric loses."""
     asked = questions(task, task_args, prompts, n, limit, skip_bad_lines, terminal.seed)
     folder = out or default_folder(model, prompts.stem if prompts else asked.name, operator)
-    refuse_taken(folder, overwrite)
+    from interp.circuits.runfolder import RunFolder
+
+    RunFolder.check(folder, overwrite=overwrite)
 
     from interp.ablation import ablate as run
     from interp.loading import load

@@ -45,7 +45,7 @@ def read_bytes(path: Path) -> bytes:
         InterpErrors: E204 no such file, too large or of an unknown kind; E310 a pickle, by name or by first bytes.
     """
     if not path.is_file():
-        raise _refused("E204", "no such file" if not path.exists() else "not a file", path)
+        raise _refused("E204", "no such file" if not path.exists() else "not a file", path, "check the path")
     if path.suffix.lower() in PICKLES:
         raise _refused("E310", f"{path.suffix} files can run code when they are read", path, AS_JSONL)
     if (size := path.stat().st_size) > MAX_BYTES:

@@ -39,9 +39,19 @@ def to_example(line: Line, where: str) -> Example:
     clean = read_prompt(fields, "prompt" if "prompt" in fields else "clean", where)
     corrupt = read_prompt(fields, "corrupt", where) if "corrupt" in fields else None
     if corrupt is not None and type(corrupt) is not type(clean):
-        raise InterpError("E303", "one of clean and corrupt is text, the other token ids", where=where)
+        raise InterpError(
+            "E303",
+            "one of clean and corrupt is text, the other token ids",
+            where=where,
+            fix="write both as text, or both as ids",
+        )
     if corrupt is None and "corrupt_roles" in fields:
-        raise InterpError("E303", "'corrupt_roles' without 'corrupt'", where=where)
+        raise InterpError(
+            "E303",
+            "'corrupt_roles' without 'corrupt'",
+            where=where,
+            fix="add the corrupt prompt, or leave the roles out",
+        )
     answer, distractor = read_answer(fields, "answer", where), read_answer(fields, "distractor", where)
     if answer is not None and answer == distractor:
         what = f"answer and distractor are both {answer!r}"
@@ -56,15 +66,18 @@ def check_names(fields: Mapping[str, Any], where: str) -> None:
     for name in fields:
         if name in UNREAD:
             raise InterpError("E303", f"field {name!r} is not supported in prompt files", where=where, fix=UNREAD[name])
-        near = get_close_matches(name, FIELDS, n=1, cutoff=0.8) if len(name) > 3 else []
-        if name not in FIELDS and near:
+        if name in FIELDS or len(name) <= 3:
+            continue
+        if near := get_close_matches(name, FIELDS, n=1, cutoff=0.8):
             raise InterpError("E303", f"unknown field {name!r}", where=where, fix=f"did you mean {near[0]!r}?")
 
 
 def read_text(value: Any, name: str, where: str) -> str:
     """A string that can be written as UTF-8."""
     if not isinstance(value, str):
-        raise InterpError("E303", f"field {name!r} is a {type(value).__name__}, not text", where=where)
+        raise InterpError(
+            "E303", f"field {name!r} holds {type(value).__name__}, not text", where=where, fix=f'write "{name}": "..."'
+        )
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
