@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -113,7 +113,7 @@ def _pos_axes(context: HookContext) -> tuple[int, ...]:
     return (2, 3) if context.point.kind in SQUARE else (1,)
 
 
-def mean_reference(model: HookedModel, batches: Iterable[Batch], names: str | Iterable[str] = "blocks.*.attn.hook_z", *, per_position: bool = False) -> Reference:
+def mean_reference(model: HookedModel, batches: Iterable[Batch], names: str | Sequence[str] = "blocks.*.attn.hook_z", *, per_position: bool = False) -> Reference:
     """Mean activation over the real tokens of some prompts.
 
     Args:
@@ -157,7 +157,7 @@ def _mean(total: Tensor, counts: Tensor, per_position: bool) -> Tensor:
     return total / counts.clamp(min=1).reshape(-1, *[1] * (total.ndim - 1))
 
 
-def paired_reference(model: HookedModel, batches: Iterable[Batch], names: str | Iterable[str] = "blocks.*.attn.hook_z", origin: str = "paired prompts") -> Reference:
+def paired_reference(model: HookedModel, batches: Iterable[Batch], names: str | Sequence[str] = "blocks.*.attn.hook_z", origin: str = "paired prompts") -> Reference:
     """Activations of other prompts, row by row: values [prompt pos head d_head]. All batches have one width."""
     parts = [model.run_with_cache(batch, names)[1] for batch in batches]
     return Reference({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, origin, paired=True)

@@ -18,7 +18,8 @@ from interp.circuits.controls import matched_controls
 from interp.circuits.results import RunInfo, environment
 from interp.hooks.batch import Batch
 from interp.hooks.interventions import PATTERN_OPERATORS, Ablate
-from interp.hooks.metrics import Metric, metric as find_metric
+from interp.hooks.metrics import Metric
+from interp.hooks.metrics import metric as find_metric
 from interp.hooks.naive import Progress, batches, plain_outputs, sweep
 from interp.hooks.names import HeadId, HeadLike, parse_heads, point_name
 from interp.hooks.pairs import Pairs, piece, tokenise
@@ -88,19 +89,48 @@ def ablate(
     proof = canary(model, point, chosen, pairs.clean)
     plan = Plan(model, pairs, measure, batch_size)
     controls = Controls.match(plan, chosen, n_controls)
-    variants = [Ablate(heads=(head,), operator=_bare(operator), reference=reference, positions=positions) for head, reference in plan.references(controls.measured, operator)]
+    variants = [
+        Ablate(heads=(head,), operator=_bare(operator), reference=reference, positions=positions)
+        for head, reference in plan.references(controls.measured, operator)
+    ]
     values = sweep(model, pairs.clean, variants, plan.read_at, plan.measure, batch_size=batch_size, progress=progress)
     baseline = plan.measure(plan.clean, 0, len(pairs)).double()
     patterns, pattern_notes = shown_patterns(model, pairs, controls.measured, shown_prompts)
-    notes = (*found.notes, *pairs.warnings, *pattern_notes, *controls.notes, *finite_notes(model, pairs, values, baseline))
+    notes = (
+        *found.notes,
+        *pairs.warnings,
+        *pattern_notes,
+        *controls.notes,
+        *finite_notes(model, pairs, values, baseline),
+    )
     run = RunInfo(
         model=model.describe(),
-        task={**task.to_dict(), "metric": measure.name, "metric_unit": measure.unit, "higher_is_better": measure.higher_is_better, "kept": len(pairs), "dropped": len(found.drops) + len(pairs.drops)},
-        method={"kind": "ablation", "operator": operator, "description": OPERATORS[operator], "positions": list(positions) if isinstance(positions, tuple) else positions, "heads": [head.label for head in chosen], "n_controls": n_controls, "batch_size": batch_size, "sweep": "one full forward for each head and batch"},
+        task={
+            **task.to_dict(),
+            "metric": measure.name,
+            "metric_unit": measure.unit,
+            "higher_is_better": measure.higher_is_better,
+            "kept": len(pairs),
+            "dropped": len(found.drops) + len(pairs.drops),
+        },
+        method={
+            "kind": "ablation",
+            "operator": operator,
+            "description": OPERATORS[operator],
+            "positions": list(positions) if isinstance(positions, tuple) else positions,
+            "heads": [head.label for head in chosen],
+            "n_controls": n_controls,
+            "batch_size": batch_size,
+            "sweep": "one full forward for each head and batch",
+        },
         seeds={"task": task.seed, "evidence": seed},
         versions=environment(),
         certificate=model.certificate.to_dict(),
-        canary={"point": point, "rows": [row.to_dict() for row in proof], "fired": "once a forward, checked at every forward"},
+        canary={
+            "point": point,
+            "rows": [row.to_dict() for row in proof],
+            "fired": "once a forward, checked at every forward",
+        },
         warnings=tuple(dict.fromkeys(notes)),
         command=command,
         started=started.isoformat(timespec="seconds"),
@@ -132,14 +162,28 @@ def choose_metric(model: HookedModel, name: str | Metric | None, task: Task) -> 
     default = task.metric if output == "logits" else "cosine"
     metric = find_metric(name or default)
     if metric.kind == "logits" and not model.has_trained_head:
-        raise InterpError("E402", f"metric {metric.name!r} reads logits, but the output layer of {model.name} was not in the files and is random", fix="use --metric cosine on the encoder, or a checkpoint with its head")
+        raise InterpError(
+            "E402",
+            f"metric {metric.name!r} reads logits, but the output layer of {model.name} was not in the files and is random",
+            fix="use --metric cosine on the encoder, or a checkpoint with its head",
+        )
     if (metric.kind == "logits") != (output == "logits"):
-        allowed = "logits: use a metric such as logit_diff" if output == "logits" else "embeddings and no logits: use --metric cosine"
-        raise InterpError("E402" if output != "logits" else "E407", f"metric {metric.name!r} is not defined on {model.name}, whose output is {output}", fix=f"this model gives {allowed}")
+        allowed = (
+            "logits: use a metric such as logit_diff"
+            if output == "logits"
+            else "embeddings and no logits: use --metric cosine"
+        )
+        raise InterpError(
+            "E402" if output != "logits" else "E407",
+            f"metric {metric.name!r} is not defined on {model.name}, whose output is {output}",
+            fix=f"this model gives {allowed}",
+        )
     return metric
 
 
-def tokenised(model: HookedModel, task: Task, examples: Any, metric: Metric, operator: str, *, truncate: bool, first_token: bool) -> Pairs:
+def tokenised(
+    model: HookedModel, task: Task, examples: Any, metric: Metric, operator: str, *, truncate: bool, first_token: bool
+) -> Pairs:
     """The task's prompts as this model reads them. A user's file is refused with all its mistakes; a generator drops."""
     needs = set(metric.needs & {"answer", "distractor"}) | ({"corrupt"} if operator == "resample" else set())
     return tokenise(
@@ -164,7 +208,9 @@ class Plan:
 
     def measure(self, output: Float[Tensor, "batch d_out"], start: int, stop: int) -> Float[Tensor, " batch"]:
         """The metric of prompts start to stop."""
-        answer, distractor = (None if ids is None else ids[start:stop] for ids in (self.pairs.answer, self.pairs.distractor))
+        answer, distractor = (
+            None if ids is None else ids[start:stop] for ids in (self.pairs.answer, self.pairs.distractor)
+        )
         return self.metric(output, answer, distractor, self.clean[start:stop])
 
     def parts(self, batch: Batch) -> list[Batch]:
@@ -174,10 +220,14 @@ class Plan:
         """Each head with the values that stand in for its z; heads of a layer share them."""
         names = sorted({point_name("attn.hook_z", head.layer, head.tower) for head in heads})
         if operator in ("mean", "positional-mean"):
-            whole = mean_reference(self.model, self.parts(self.pairs.clean), names, per_position=operator == "positional-mean")
+            whole = mean_reference(
+                self.model, self.parts(self.pairs.clean), names, per_position=operator == "positional-mean"
+            )
         elif operator == "resample":
             assert self.pairs.corrupt is not None
-            whole = paired_reference(self.model, self.parts(self.pairs.corrupt), names, "the corrupt prompt of each pair")
+            whole = paired_reference(
+                self.model, self.parts(self.pairs.corrupt), names, "the corrupt prompt of each pair"
+            )
         else:
             return [(head, None) for head in heads]
         layers = {name: Reference({name: whole[name]}, whole.origin, whole.paired) for name in names}
@@ -195,10 +245,17 @@ class Plan:
                 gram = torch.einsum("hdm,hem->hde", *[self.model.w_out(point.layer, point.tower).float()] * 2)  # type: ignore[arg-type]
                 z = cache[name].float()
                 squared = torch.einsum("bphd,hde,bphe->bph", z, gram, z).clamp(min=0)
-                weight = part.mask if part.mask is not None and part.mask.shape == z.shape[:2] else torch.ones(z.shape[:2])
-                sums[name] = sums.get(name, torch.zeros(())) + (squared.sqrt() * weight.to(z.device)[:, :, None]).sum((0, 1)).double().cpu()
+                weight = (
+                    part.mask if part.mask is not None and part.mask.shape == z.shape[:2] else torch.ones(z.shape[:2])
+                )
+                sums[name] = (
+                    sums.get(name, torch.zeros(()))
+                    + (squared.sqrt() * weight.to(z.device)[:, :, None]).sum((0, 1)).double().cpu()
+                )
             count += float(weight.sum())
-        return np.array([float(sums[point_name("attn.hook_z", head.layer, head.tower)][head.head]) / count for head in heads])
+        return np.array(
+            [float(sums[point_name("attn.hook_z", head.layer, head.tower)][head.head]) / count for head in heads]
+        )
 
 
 @dataclass(frozen=True)
@@ -220,16 +277,31 @@ class Controls:
         """Same layer, nearest output norm (see `interp.circuits.controls`)."""
         towers = {head.tower for head in chosen}
         layers = {(head.tower, head.layer) for head in chosen}
-        every = [HeadId(tower, layer, head) for tower in sorted(towers) for layer, count in enumerate(plan.model.heads[tower]) for head in range(count)]
+        every = [
+            HeadId(tower, layer, head)
+            for tower in sorted(towers)
+            for layer, count in enumerate(plan.model.heads[tower])
+            for head in range(count)
+        ]
         pool = tuple(head for head in every if (head.tower, head.layer) in layers)
         if any(plan.model.heads[tower][layer] == 1 for tower, layer in layers):
             pool = tuple(every)
         number = {key: index for index, key in enumerate(sorted({(head.tower, head.layer) for head in pool}))}
-        matched = matched_controls(plan.output_norms(pool), np.array([number[head.tower, head.layer] for head in pool]), n)
+        matched = matched_controls(
+            plan.output_norms(pool), np.array([number[head.tower, head.layer] for head in pool]), n
+        )
         wanted = set(chosen)
-        needed = {pool[index] for head, indices in zip(pool, matched.indices, strict=True) if head in wanted for index in indices}
+        needed = {
+            pool[index]
+            for head, indices in zip(pool, matched.indices, strict=True)
+            if head in wanted
+            for index in indices
+        }
         measured = tuple(head for head in pool if head in wanted | needed)
-        labels = {head: tuple(pool[index].label for index in indices) if head in wanted else () for head, indices in zip(pool, matched.indices, strict=True)}
+        labels = {
+            head: tuple(pool[index].label for index in indices) if head in wanted else ()
+            for head, indices in zip(pool, matched.indices, strict=True)
+        }
         noted: dict[str, list[str]] = {}
         for head, note in zip(pool, matched.notes, strict=True):
             if note and head in wanted:
@@ -238,7 +310,9 @@ class Controls:
         return cls(measured, tuple(labels[head] for head in measured), notes)
 
 
-def shown_patterns(model: HookedModel, pairs: Pairs, heads: tuple[HeadId, ...], n: int) -> tuple[dict[str, Any], tuple[str, ...]]:
+def shown_patterns(
+    model: HookedModel, pairs: Pairs, heads: tuple[HeadId, ...], n: int
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Attention of the measured heads on the first prompts, or the reason why there is none."""
     names = sorted({point_name("attn.hook_pattern", head.layer, head.tower) for head in heads})
     refused = [name for name in names if name in model.adapter.refused]
@@ -249,7 +323,10 @@ def shown_patterns(model: HookedModel, pairs: Pairs, heads: tuple[HeadId, ...], 
         part = pairs.clean.rows(row, row + 1)
         _, cache = model.run_with_cache(part, names)
         length = len(pairs.tokens[row])
-        maps = [cache[point_name("attn.hook_pattern", head.layer, head.tower)][0, head.head, :length, :length] for head in heads]
+        maps = [
+            cache[point_name("attn.hook_pattern", head.layer, head.tower)][0, head.head, :length, :length]
+            for head in heads
+        ]
         shown[pairs.examples[row].id] = torch.stack(maps).float().cpu().numpy()
     return shown, ()
 
@@ -261,11 +338,14 @@ def prompt_records(model: HookedModel, pairs: Pairs) -> tuple[PromptRecord, ...]
         return "" if ids is None else piece(model.tokenizer, int(ids[row]))
 
     return tuple(
-        PromptRecord(example.id, pairs.tokens[row], word(pairs.answer, row), word(pairs.distractor, row)) for row, example in enumerate(pairs.examples)
+        PromptRecord(example.id, pairs.tokens[row], word(pairs.answer, row), word(pairs.distractor, row))
+        for row, example in enumerate(pairs.examples)
     )
 
 
-def finite_notes(model: HookedModel, pairs: Pairs, values: Float[Tensor, "head prompt"], baseline: Float[Tensor, " prompt"]) -> tuple[str, ...]:
+def finite_notes(
+    model: HookedModel, pairs: Pairs, values: Float[Tensor, "head prompt"], baseline: Float[Tensor, " prompt"]
+) -> tuple[str, ...]:
     """How many numbers are not finite, and the first layer where that starts in the clean run."""
     bad = int((~(values.isfinite() & baseline.isfinite())).sum())
     if not bad:

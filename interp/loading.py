@@ -45,7 +45,15 @@ def load(
 
     folder, revision_found = _folder(str(name), revision, allow_pickle)
     shown = Path(name).name if revision_found == "local" else str(name)
-    return open_folder(folder, name=shown, dtype=dtype, device=device, attention=attention, allow_pickle=allow_pickle, revision=revision_found)
+    return open_folder(
+        folder,
+        name=shown,
+        dtype=dtype,
+        device=device,
+        attention=attention,
+        allow_pickle=allow_pickle,
+        revision=revision_found,
+    )
 
 
 def load_reader(name: str | Path) -> Reader:
@@ -66,7 +74,12 @@ def _folder(name: str, revision: str | None, allow_pickle: bool) -> tuple[Path, 
         registry.verify(bundled)
         return bundled, "bundled"
     if "\0" in name or any(len(part.encode()) > MAX_NAME for part in Path(name).parts):
-        raise InterpError("E405", "not a name that a model or a folder can have", where=repr(name[:40]), fix="give a bundled name, a folder or a hub id")
+        raise InterpError(
+            "E405",
+            "not a name that a model or a folder can have",
+            where=repr(name[:40]),
+            fix="give a bundled name, a folder or a hub id",
+        )
     path = Path(name).expanduser()
     if path.is_dir():
         return path, "local"
@@ -82,10 +95,16 @@ def _from_hub(name: str, revision: str | None, allow_pickle: bool) -> tuple[Path
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*FILES, *(["*.bin"] if allow_pickle else [])]))
+        folder = Path(
+            snapshot_download(name, revision=revision, allow_patterns=[*FILES, *(["*.bin"] if allow_pickle else [])])
+        )
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
-        why = "HF_HUB_OFFLINE is set and the model is not in the local cache" if offline else "the hub did not answer or has no such model"
+        why = (
+            "HF_HUB_OFFLINE is set and the model is not in the local cache"
+            if offline
+            else "the hub did not answer or has no such model"
+        )
         raise InterpError(
             "E405",
             f"{name}: {why}",

@@ -14,7 +14,15 @@ from interp.hooks.architectures import CERTIFICATE, EFFECT, FOOTNOTE, PATTERN, T
 from interp.hooks.tiny import TINY  # noqa: E402
 
 HEADER = ("architecture", "certificate", "pattern", "pattern edit", "z edit", "TransformerLens", "")
-BARS = ("", f"<= {CERTIFICATE:.0e}", f"<= {PATTERN:.0e}", f">= {EFFECT:.0e}", f">= {EFFECT:.0e}", f"<= {TRANSFORMER_LENS:.0e}", "")
+BARS = (
+    "",
+    f"<= {CERTIFICATE:.0e}",
+    f"<= {PATTERN:.0e}",
+    f">= {EFFECT:.0e}",
+    f">= {EFFECT:.0e}",
+    f"<= {TRANSFORMER_LENS:.0e}",
+    "",
+)
 
 
 def number(value: float | None) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,8 +45,7 @@ Hooks = Mapping[str, Sequence[HookFn]]
 Fired = Counter[str]
 
 
-@runtime_checkable
-class Adapter(Protocol):
+class Adapter(ABC):
     """One opened model.
 
     Attributes:
@@ -72,20 +72,34 @@ class Adapter(Protocol):
     probe_inputs: Mapping[str, Tensor]
 
     @property
-    def dtype(self) -> torch.dtype: ...
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
 
     @property
-    def device(self) -> torch.device: ...
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the weights are."""
 
-    def attached(self, hooks: Hooks, batch: Batch | None) -> AbstractContextManager[Fired]: ...
+    @abstractmethod
+    def attached(self, hooks: Hooks, batch: Batch | None) -> AbstractContextManager[Fired]:
+        """Hooks are in place inside the block and gone after it, also after an error."""
 
-    def forward(self, inputs: Mapping[str, Any]) -> Tensor: ...
+    @abstractmethod
+    def forward(self, inputs: Mapping[str, Any]) -> Tensor:
+        """The model's primary output, with whatever hooks are attached."""
 
-    def plain_forward(self, inputs: Mapping[str, Any]) -> Tensor: ...
+    @abstractmethod
+    def plain_forward(self, inputs: Mapping[str, Any]) -> Tensor:
+        """The same with nothing of ours in the way."""
 
-    def w_out(self, layer: int, tower: str = "") -> Tensor: ...
+    @abstractmethod
+    def w_out(self, layer: int, tower: str = "") -> Tensor:
+        """Output projection of a layer [head d_head d_model]."""
 
-    def describe(self) -> dict[str, Any]: ...
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What a result records about the model."""
 
 
 def run_hooks(hooks: Sequence[HookFn], value: Tensor, context: HookContext, fired: Fired) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp.hooks.adapters.base import Fired, HookContext, Hooks, run_hooks
+from interp.hooks.adapters.base import Adapter, Fired, HookContext, Hooks, run_hooks
 from interp.hooks.adapters.probe_inputs import probe_inputs
 from interp.hooks.adapters.projections import Projection
 from interp.hooks.adapters.registry import SITES, AttentionSite, registered
@@ -36,7 +36,7 @@ READS_MASK = frozenset({"bloom", "qwen2_vl", "qwen2_5_vl"})
 OUTPUTS = ("logits", "last_hidden_state", "logits_per_image", "pooler_output")
 
 
-class HuggingFaceAdapter:
+class HuggingFaceAdapter(Adapter):
     """Hooks for one transformers model. See `interp.hooks.adapters.base.Adapter`."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -53,7 +53,8 @@ class HuggingFaceAdapter:
         self.projections: dict[tuple[str, int], dict[str, Projection]] = {}
         for tower in self.towers.values():
             for block in tower.blocks.values():
-                SITES[block.attn] = AttentionSite(getattr(block.attn, "config", self.config)._attn_implementation or "eager")
+                config: Any = getattr(block.attn, "config", self.config)
+                SITES[block.attn] = AttentionSite(config._attn_implementation or "eager")
         self.n_positions = n_positions(self.config)
         self.answers_at_mask = answers_at_mask(type(model).__name__)
         self.n_positions = _usable(self.n_positions, self.towers)
@@ -61,6 +62,8 @@ class HuggingFaceAdapter:
         self.position_ids = self._position_rule()
         self.output_name = ""
         self.available, self.refused = prove(self)
+        self.heads = {name: tower.heads for name, tower in self.towers.items()}
+        self.kv_heads = {name: tower.kv_heads for name, tower in self.towers.items()}
 
     @torch.no_grad()
     def _position_rule(self) -> str:
@@ -74,14 +77,6 @@ class HuggingFaceAdapter:
         counted = torch.arange(self.probe_inputs["input_ids"].shape[1], device=self.device)[None]
         told = self.plain_forward({**self.probe_inputs, "position_ids": counted})
         return "argument" if close(told, self.plain_forward(self.probe_inputs)) else "none"
-
-    @property
-    def heads(self) -> Mapping[str, tuple[int, ...]]:
-        return {name: tower.heads for name, tower in self.towers.items()}
-
-    @property
-    def kv_heads(self) -> Mapping[str, tuple[int, ...]]:
-        return {name: tower.kv_heads for name, tower in self.towers.items()}
 
     def block(self, layer: int, tower: str = "") -> Block:
         return self.towers[tower].blocks[layer]
@@ -121,10 +116,13 @@ class HuggingFaceAdapter:
 
     def forward(self, inputs: Mapping[str, Any]) -> Tensor:
         """The same, with whatever hooks are attached."""
-        for tower in self.towers.values():
-            for block in tower.blocks.values():
-                SITES[block.attn].seen = SITES[block.attn].calls = 0
+        for site, _ in self.sites():
+            site.seen = site.calls = 0
         return self.plain_forward(inputs)
+
+    def sites(self) -> Iterator[tuple[AttentionSite, Block]]:
+        """Every layer with its place in the attention registry."""
+        return ((SITES[block.attn], block) for tower in self.towers.values() for block in tower.blocks.values())
 
     @contextmanager
     def attached(self, hooks: Hooks, batch: Batch | None) -> Iterator[Fired]:
@@ -161,7 +159,7 @@ class HuggingFaceAdapter:
             elif which in ("q", "k"):
                 _on_projection(stack, self.projections[tower, layer][which], fire)
             elif kind == "attn.hook_z":
-                _on_input(stack, block.out, lambda x, fire=fire: fire(x.unflatten(-1, (block.n_heads, block.d_head))).flatten(-2))
+                _on_input(stack, block.out, _per_head(fire, block))
             elif kind == "hook_resid_pre":
                 _on_input(stack, block.module, fire)
             elif kind == "hook_resid_post":
@@ -208,11 +206,31 @@ def _attach_tower(stack: ExitStack, tower: Tower, fires: dict[str, Callable[...,
         module = modules[kind]
         assert module is not None
         if kind == "ln_final.hook_scale":
-            _on_input(stack, module, lambda x, module=module, fire=fire: (fire(norm_scale(module, x)), x)[1])
+            _on_input(stack, module, _showing_scale(fire, module))
         elif kind == "hook_pos_embed":
-            _on_output(stack, module, lambda x, fire=fire: fire(x.expand(size, -1, -1)))
+            _on_output(stack, module, _for_each_prompt(fire, size))
         else:
             _on_output(stack, module, fire)
+
+
+def _per_head(fire: Callable[..., Tensor], block: Block) -> Callable[[Tensor], Tensor]:
+    """The input of the output projection, shown head by head."""
+    return lambda x: fire(x.unflatten(-1, (block.n_heads, block.d_head))).flatten(-2)
+
+
+def _for_each_prompt(fire: Callable[..., Tensor], size: int) -> Callable[[Tensor], Tensor]:
+    """One row for all prompts, shown once for each."""
+    return lambda x: fire(x.expand(size, -1, -1))
+
+
+def _showing_scale(fire: Callable[..., Tensor], norm: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Show what a norm divides by; what it reads stays as it is."""
+
+    def show(x: Tensor) -> Tensor:
+        fire(norm_scale(norm, x))
+        return x
+
+    return show
 
 
 def norm_scale(norm: nn.Module, x: Tensor) -> Tensor:
@@ -272,6 +290,9 @@ def attention_configs(model: nn.Module) -> list[Any]:
 @torch.no_grad()
 def count_calls(adapter: HuggingFaceAdapter, inputs: Mapping[str, Any]) -> dict[tuple[str, int], int]:
     """How often each layer called the registered attention function in one forward."""
-    with registered(adapter.configs):
+    with ExitStack() as stack:
+        for site, block in adapter.sites():
+            stack.callback(block.attn.register_forward_pre_hook(site.enter, with_kwargs=True).remove)
+        stack.enter_context(registered(adapter.configs))
         adapter.forward(inputs)
     return {(name, layer): SITES[block.attn].calls for name, tower in adapter.towers.items() for layer, block in tower.blocks.items()}

@@ -37,6 +37,7 @@ NO_SUM = "attention and MLP writes do not add up from resid_pre to resid_post on
 PARALLEL = "the block is parallel: attention and MLP both read resid_pre, nothing stands between them"
 NO_ROTARY = "positions are not rotary here; hook_q and hook_k are what attention gets"
 NO_PROJECTION = "no linear layer was found whose output holds queries and keys before rotary positions"
+REPEATED = "this layer runs several times in one forward; a hook on it would mix the passes"
 NO_MODULE = "no module of this architecture was recognised as this point"
 
 Points = dict[str, PointId]
@@ -86,6 +87,8 @@ def _measure_heads(adapter: HuggingFaceAdapter) -> None:
 def _missing(adapter: HuggingFaceAdapter, point: PointId, calls: Mapping[tuple[str, int], int]) -> str | None:
     """The reason why a point cannot even be tried."""
     tower = adapter.towers[point.tower]
+    if point.layer is not None and SITES[tower.blocks[point.layer].attn].is_repeated:
+        return REPEATED
     if point.layer is None:
         module = {"hook_embed": tower.embed, "hook_pos_embed": tower.pos_embed, "ln_final.hook_scale": tower.final_norm}[point.kind]
         return NO_MODULE if module is None else None

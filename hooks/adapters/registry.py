@@ -45,6 +45,11 @@ class AttentionSite:
     def clear(self) -> None:
         self.kinds, self.fire = frozenset(), None
 
+    @property
+    def is_repeated(self) -> bool:
+        """In the forward that ran last, the attention calls held more tokens than the layer has."""
+        return self.seen > self.length
+
     def enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Pre-hook of the module: its first argument holds the tokens of all windows."""
         self.length = next(iter((*args, *kwargs.values()))).shape[-2]

@@ -49,7 +49,8 @@ class Block:
     @property
     def w_out(self) -> Tensor:
         """Output projection as [head, d_head, d_model]. Conv1D stores it as (in, out), Linear as (out, in)."""
-        weight = self.out.weight.detach() if type(self.out).__name__ == "Conv1D" else self.out.weight.detach().T
+        weight: Any = self.out.weight
+        weight = weight.detach() if type(self.out).__name__ == "Conv1D" else weight.detach().T
         return weight.reshape(self.n_heads, self.d_head, -1)
 
 
@@ -129,9 +130,10 @@ def find_block(layer: int, module: nn.Module) -> Block | None:
         n_heads = head_count(attn)
         if out is None or not n_heads or not hasattr(out, "weight"):
             continue
-        width = out.weight.shape[0] if type(out).__name__ == "Conv1D" else out.weight.shape[1]
-        groups = int(getattr(attn, "num_key_value_groups", 1) or 1)
-        n_kv_heads = next((value for name in KV_HEAD_COUNTS if isinstance(value := getattr(attn, name, None), int)), n_heads // groups)
+        weight: Any = out.weight
+        width = int(weight.shape[0] if type(out).__name__ == "Conv1D" else weight.shape[1])
+        groups: Any = getattr(attn, "num_key_value_groups", 1) or 1
+        n_kv_heads = next((value for name in KV_HEAD_COUNTS if isinstance(value := getattr(attn, name, None), int)), n_heads // int(groups))
         return Block(layer, module, attn, out, _attn_write(module, out), _mlp_write(module), _post_norms(module), n_heads, n_kv_heads, width // n_heads)
     return None
 
@@ -149,15 +151,14 @@ def head_count(attn: nn.Module) -> int | None:
 
 
 def _attn_write(module: nn.Module, out: nn.Module) -> nn.Module:
-    if hasattr(module, "post_feedforward_layernorm") and hasattr(module, "post_attention_layernorm"):
-        return module.post_attention_layernorm
-    return getattr(module, "layer_scale1", out)
+    """A norm (Gemma, OLMo 2) or a scale (DINOv2) may stand between the projection and the residual stream."""
+    names = ("post_attention_layernorm",) if hasattr(module, "post_feedforward_layernorm") else ("layer_scale1",)
+    return next(_named(module, names), out)
 
 
 def _mlp_write(module: nn.Module) -> nn.Module | None:
-    if _post_norms(module) is not None:
-        return module.output.dense
-    return next(_named(module, MLP_WRITE), None)
+    names = MLP_WRITE if _post_norms(module) is None else ("output.dense",)
+    return next(_named(module, names), None)
 
 
 def _post_norms(module: nn.Module) -> tuple[nn.Module, nn.Module] | None:

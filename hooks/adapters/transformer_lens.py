@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from interp.hooks.adapters.base import Fired, HookContext, Hooks, run_hooks
+from interp.hooks.adapters.base import Adapter, Fired, HookContext, Hooks, run_hooks
 from interp.hooks.adapters.probe_inputs import N_TOKENS
 from interp.hooks.batch import Batch
 from interp.hooks.names import POINTS, TOWER_POINTS, PointId
@@ -29,7 +29,7 @@ ABSENT = "this bridge has no such hook point"
 DEAD = "the bridge fires this hook on a tensor that was already used; a change of it is dropped"
 
 
-class BridgeAdapter:
+class BridgeAdapter(Adapter):
     """A booted or native `TransformerBridge`, read and edited through its own hook points.
 
     Every point is tried once with a large edit; those that change nothing are refused.
@@ -75,7 +75,9 @@ class BridgeAdapter:
         """The bridge's logits with no hooks of ours."""
         return self.bridge(inputs["input_ids"].to(self.device), attention_mask=inputs.get("attention_mask"), return_type="logits")
 
-    forward = plain_forward
+    def forward(self, inputs: Mapping[str, Any]) -> Tensor:
+        """The same; hooks act inside the bridge."""
+        return self.plain_forward(inputs)
 
     @contextmanager
     def attached(self, hooks: Hooks, batch: Batch | None) -> Iterator[Fired]:

@@ -14,4 +14,3 @@ def default_folder(*parts: str) -> Path:
 
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", "-".join(parts)).strip("_-")[:100]
     return inside(RUNS, name or "run")
-

@@ -12,7 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def repeat_kv(x: Float[Tensor, "batch kv_head key_pos d_head"], n_rep: int) -> Float[Tensor, "batch head key_pos d_head"]:
+def repeat_kv(
+    x: Float[Tensor, "batch kv_head key_pos d_head"], n_rep: int
+) -> Float[Tensor, "batch head key_pos d_head"]:
     """Each key/value head once for every query head that reads it: query head h uses kv head h // n_rep."""
     return x if n_rep == 1 else x.repeat_interleave(n_rep, dim=1)
 

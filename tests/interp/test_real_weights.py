@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from interp.ablation import ablate
 from interp.kernels.errors import InterpError
 from interp.loading import load
@@ -49,7 +50,16 @@ def statistics(encoder):
         content = torch.arange(1, pattern.shape[-1] - 1)
         seen = pattern[:, :, content]
         own = torch.arange(len(content))
-        rows.append(torch.stack([seen[..., 0].mean(-1), seen[..., -1].mean(-1), seen[:, :, own, content - 1].mean(-1), seen[:, :, own, content + 1].mean(-1)]))
+        rows.append(
+            torch.stack(
+                [
+                    seen[..., 0].mean(-1),
+                    seen[..., -1].mean(-1),
+                    seen[:, :, own, content - 1].mean(-1),
+                    seen[:, :, own, content + 1].mean(-1),
+                ]
+            )
+        )
     return dict(zip(("cls", "sep", "previous", "next"), torch.stack(rows).mean(0), strict=True))
 
 
