@@ -51,8 +51,8 @@ class AttentionSite:
         return self.seen > self.length
 
     def enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Pre-hook of the module: its first argument holds the tokens of all windows."""
-        self.length = next(iter((*args, *kwargs.values()))).shape[-2]
+        """Pre-hook of the module: its first tensor holds the tokens of all windows."""
+        self.length = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)).shape[-2]
 
 
 SITES: WeakKeyDictionary[nn.Module, AttentionSite] = WeakKeyDictionary()

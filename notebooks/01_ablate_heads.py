@@ -1,0 +1,57 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Which heads does a task need?
+#
+# The bundled model `mini` reads sentences such as *When Mary and John went to the shop, John gave a book to* and says
+# *Mary*. Which attention heads does that take? We replace the output of one head at a time by its mean and see what
+# the model loses.
+
+# %%
+import interp
+
+model = interp.load("mini")
+model
+
+# %% [markdown]
+# ## Look at a head
+#
+# Every hook point has the name it has in TransformerLens. `L0H1` looks at the token before:
+
+# %%
+logits, cache = model.run_with_cache("When Mary and John went to the shop, John gave a book to", "*.hook_pattern")
+pattern = cache["pattern", 0][0, 1]
+pattern.diagonal(offset=-1).mean().item()
+
+# %% [markdown]
+# ## Take heads away
+#
+# The effect is the metric without the edit minus the metric with it: positive means that the head helps. Each head
+# stands beside matched control heads of its layer.
+
+# %%
+task = interp.task("ioi", n=32, seed=0)
+result = interp.ablate(model, task, operator="mean")
+result
+
+# %%
+result.summary_frame().head()
+
+# %% [markdown]
+# ## And what the model says without them
+
+# %%
+prompt = "When Mary and John went to the shop, John gave a book to"
+strongest = [row.label for row in result.top(3)]
+with model.edit(interp.Ablate(heads=strongest, operator="zero")):
+    edited = model(prompt)
+for name, output in (("untouched", model(prompt)), (f"without {', '.join(strongest)}", edited)):
+    print(f"{name:32} {model.tokenizer.decode(output[0, -1].argmax())!r}")

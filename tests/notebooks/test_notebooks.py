@@ -1,0 +1,26 @@
+"""Notebooks run from top to bottom, and what they say is so."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.py"))
+
+
+@pytest.mark.parametrize("source", NOTEBOOKS, ids=lambda path: path.stem)
+def test_source_and_notebook_are_one(source: Path) -> None:
+    """Every cell of the .py source stands in the .ipynb, in order; what differs is only the outputs."""
+    notebook = json.loads(source.with_suffix(".ipynb").read_text("utf-8"))
+    text = source.read_text("utf-8")
+    code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    places = [text.find(cell) for cell in code]
+    assert code and -1 not in places and places == sorted(places), f"pair them again: jupytext --sync {source.name}"
+
+
+def test_the_first_notebook_tells_the_truth() -> None:
+    names = runpy.run_path(str(NOTEBOOKS[0]))
+    assert names["pattern"].diagonal(offset=-1).mean() > 0.5, "L0H1 looks at the token before"
+    assert names["model"].tokenizer.decode(names["logits"][0, -1].argmax()) == " Mary"
+    assert names["logits"][0, -1].argmax() != names["edited"][0, -1].argmax()
