@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from interp.hooks.adapters.base import Adapter, Fired, HookContext, Hooks, run_hooks
 from interp.hooks.adapters.probe_inputs import N_TOKENS
+from interp.hooks.adapters.proof import close
 from interp.hooks.batch import Batch
-from interp.hooks.names import POINTS, TOWER_POINTS, PointId
+from interp.hooks.names import POINTS, READ_ONLY, SQUARE, TOWER_POINTS, PointId
 from interp.kernels.errors import InterpError
 
 if TYPE_CHECKING:
@@ -23,9 +25,11 @@ if TYPE_CHECKING:
 
     from interp.hooks.model import HookedModel
 
+Pair = tuple[str, Callable[..., Any]]
 DERIVED = "attn.hook_result"
 SCORES = "attn.hook_attn_scores"
 ABSENT = "this bridge has no such hook point"
+NO_SUM = "resid_pre and attn_out do not add up to this bridge's resid_mid; an edit of it would not reach what skips the MLP"
 DEAD = "the bridge fires this hook on a tensor that was already used; a change of it is dropped"
 
 
@@ -38,6 +42,8 @@ class BridgeAdapter(Adapter):
     def __init__(self, bridge: TransformerBridge) -> None:
         if bridge.training:
             raise InterpError("E205", "the bridge is in training mode; dropout would make every number random", fix="call bridge.eval()")
+        if getattr(bridge.original_model, "main_input_name", "input_ids") != "input_ids":
+            raise InterpError("E403", "this bridge does not read tokens", fix="open the transformers model itself with HookedModel.from_hf")
         self.bridge = bridge
         config = bridge.cfg
         n_layers, n_heads = config.n_layers, config.n_heads
@@ -83,33 +89,42 @@ class BridgeAdapter(Adapter):
     def attached(self, hooks: Hooks, batch: Batch | None) -> Iterator[Fired]:
         """Hooks are in place inside the block and gone after it, also after an error."""
         fired: Fired = Counter()
-        allowed: dict[int | None, Tensor] = {}
-        pairs: list[tuple[str, Callable[..., Any]]] = []
+        visible = VisibleKeys()
+        first: list[Pair] = []
+        middle: list[Pair] = []
+        last: list[Pair] = []
         for layer in {self.available[name].layer for name in hooks if name.endswith("hook_pattern")}:
             scores = PointId("", SCORES, layer)
             if scores.name in self.available:
-                pairs.append((scores.name, lambda x, hook, layer=layer: allowed.__setitem__(layer, x > torch.finfo(x.dtype).min / 2)))
+                first.append((scores.name, lambda x, hook, layer=layer: visible.note(layer, x)))
         for name, functions in hooks.items():
             point = self.available[name]
 
             def run(x: Tensor, hook: Any, *, point: PointId = point, functions: Any = functions) -> Tensor:
-                return run_hooks(functions, x, HookContext(point, batch, allowed=allowed.get(point.layer)), fired)
+                return run_hooks(functions, x, HookContext(point, batch, allowed=visible.at(point, x)), fired)
 
-            pairs.append((name, run))
-        with self.bridge.hooks(fwd_hooks=pairs):
+            if point.kind == "hook_resid_mid":
+                last += _through_attn_out(point, run)
+            else:
+                middle.append((name, run))
+        with self.bridge.hooks(fwd_hooks=[*first, *middle, *last]):
             yield fired
 
     @torch.no_grad()
     def _prove(self) -> tuple[dict[str, PointId], dict[str, str]]:
         """Points the bridge has, less those whose kind drops edits in the first layer."""
-        plain, cache = self.bridge.run_with_cache(self.probe_inputs["input_ids"].to(self.device))
+        plain, seen = self.bridge.run_with_cache(self.probe_inputs["input_ids"].to(self.device))
+        cache = dict(seen.items())
         points = [PointId("", kind) for kind in TOWER_POINTS]
         points += [PointId("", kind, layer) for kind in POINTS if kind not in TOWER_POINTS for layer in range(self.bridge.cfg.n_layers)]
         refused = {point.name: ABSENT for point in points if point.name not in cache and point.kind != DERIVED}
-        for kind in POINTS:
+        for kind in set(POINTS) - READ_ONLY - {"hook_resid_mid"}:
             first = PointId("", kind, None if kind in TOWER_POINTS else 0)
-            if first.name in cache and kind != "ln_final.hook_scale" and not self._is_live(first.name, plain):
+            if first.name in cache and not self._is_live(first.name, plain):
                 refused.update({point.name: DEAD for point in points if point.kind == kind})
+        for point in points:
+            if point.kind == "hook_resid_mid" and point.name not in refused and not _adds_up(point, cache, refused):
+                refused[point.name] = NO_SUM
         return {point.name: point for point in points if point.name not in refused}, refused
 
     def _is_live(self, name: str, plain: Tensor) -> bool:
@@ -117,6 +132,46 @@ class BridgeAdapter(Adapter):
             warnings.simplefilter("ignore", UserWarning)  # the bridge's own word that it drops the edit
             edited = self.plain_forward(self.probe_inputs)
         return float((edited - plain).abs().max()) > 1e-4
+
+
+class VisibleKeys:
+    """Which keys each query may see, taken from what the bridge shows."""
+
+    def __init__(self) -> None:
+        self.by_layer: dict[int | None, Tensor] = {}
+
+    def note(self, layer: int | None, scores: Tensor) -> None:
+        self.by_layer[layer] = scores > torch.finfo(scores.dtype).min / 2
+
+    def at(self, point: PointId, x: Tensor) -> Tensor | None:
+        """None off the attention map; where a bridge shows no live scores, a key with no attention at all is hidden."""
+        if point.kind == SCORES:
+            return x > torch.finfo(x.dtype).min / 2
+        return self.by_layer.get(point.layer, x > 0) if point.kind in SQUARE else None
+
+
+def _through_attn_out(point: PointId, run: Callable[..., Tensor]) -> list[Pair]:
+    """Hooks that carry an edit of resid_mid by attn_out: the bridge's own resid_mid feeds the MLP and nothing else."""
+    entering: list[Tensor] = []
+
+    def remember(x: Tensor, hook: Any) -> None:
+        entering[:] = [x]
+
+    def shift(x: Tensor, hook: Any) -> Tensor:
+        mid = entering[0] + x
+        edited = run(mid, hook)
+        return x if edited is mid else x + (edited - mid)
+
+    before, write = (replace(point, kind=kind).name for kind in ("hook_resid_pre", "hook_attn_out"))
+    return [(before, remember), (write, shift)]
+
+
+def _adds_up(mid: PointId, cache: Mapping[str, Tensor], refused: Mapping[str, str]) -> bool:
+    """Is resid_mid what enters the block plus what attention writes, both open to edits?"""
+    before, write = (replace(mid, kind=kind).name for kind in ("hook_resid_pre", "hook_attn_out"))
+    if not {before, write} <= cache.keys() - refused.keys():
+        return False
+    return close(cache[before] + cache[write], cache[mid.name])
 
 
 def _disturbed(x: Tensor) -> Tensor:
