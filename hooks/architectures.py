@@ -79,7 +79,11 @@ class Row:
         effects = [(name, getattr(self, name)) for name in ("pattern_edit", "z_edit")]
         below = [name for name, value in effects if value is not None and not value >= EFFECT]
         refused = self.pattern is None or self.pattern_edit is None
-        return (*above, *below, *(["pattern refused"] if refused and not TINY[self.architecture].bypasses_registry else []))
+        return (
+            *above,
+            *below,
+            *(["pattern refused"] if refused and not TINY[self.architecture].bypasses_registry else []),
+        )
 
 
 def sharp_model(architecture: str, **overrides: Any) -> Any:
@@ -174,7 +178,7 @@ def against_transformer_lens(model: HookedModel, cache: Cache) -> tuple[float | 
     inputs = model.adapter.probe_inputs
     _, theirs = bridge.run_with_cache(inputs["input_ids"] if "input_ids" in inputs else inputs["pixel_values"])
     names = {name: lens_name(model.name, model.adapter.available[name]) for name in cache}
-    shared = {name: other for name, other in names.items() if other in theirs}
+    shared = {name: other for name, other in names.items() if other is not None and other in theirs}
     return max(distance(cache[name], theirs[other]) for name, other in shared.items()), len(shared)
 
 

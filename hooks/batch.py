@@ -72,7 +72,9 @@ class Batch:
             return self
         uneven = [name for name, value in self.inputs.items() if isinstance(value, Tensor) and len(value) != self.size]
         if uneven:
-            raise InterpError("E205", f"{', '.join(uneven)} cannot be cut by prompts", fix="make one batch for each prompt")
+            raise InterpError(
+                "E205", f"{', '.join(uneven)} cannot be cut by prompts", fix="make one batch for each prompt"
+            )
         cut = {name: value[start:stop] if isinstance(value, Tensor) else value for name, value in self.inputs.items()}
         mask = None if self.mask is None else self.mask[start:stop]
         spans = {role: rows[start:stop] for role, rows in self.spans.items()}

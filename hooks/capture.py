@@ -69,7 +69,11 @@ class Cache(Mapping[str, Tensor]):
         for kind in (short, f"hook_{short}", f"attn.hook_{short}"):
             if kind in POINTS:
                 return point_name(kind, layer, tower)
-        raise InterpError("E201", f"no hook point is called {short!r}", fix=suggest(short, (kind.split("hook_")[-1] for kind in POINTS)))
+        raise InterpError(
+            "E201",
+            f"no hook point is called {short!r}",
+            fix=suggest(short, (kind.split("hook_")[-1] for kind in POINTS)),
+        )
 
     def __contains__(self, key: object) -> bool:
         return key in self._tensors

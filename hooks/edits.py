@@ -130,7 +130,9 @@ def uniform_pattern(pattern: Tensor, context: HookContext) -> Tensor:
 
 def identity_pattern(pattern: Tensor, context: HookContext) -> Tensor:
     """Every query attends to itself alone."""
-    return torch.eye(pattern.shape[-2], pattern.shape[-1], dtype=pattern.dtype, device=pattern.device).expand_as(pattern)
+    return torch.eye(pattern.shape[-2], pattern.shape[-1], dtype=pattern.dtype, device=pattern.device).expand_as(
+        pattern
+    )
 
 
 def first_key_pattern(pattern: Tensor, context: HookContext) -> Tensor:
@@ -162,7 +164,12 @@ def never_blind(hook: HookFn, batch: Batch) -> HookFn:
             blind = blind & batch.mask[:, None, :].to(blind.device)
         if bool(blind.any()):
             query = int(blind.any(0).any(0).float().argmax()) + context.start
-            raise InterpError("E205", f"the knockout leaves query {query} without any key", where=context.name, fix="leave one key, choose other queries, or use Ablate(operator='zero')")
+            raise InterpError(
+                "E205",
+                f"the knockout leaves query {query} without any key",
+                where=context.name,
+                fix="leave one key, choose other queries, or use Ablate(operator='zero')",
+            )
         return new
 
     return checked

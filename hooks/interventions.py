@@ -41,6 +41,7 @@ HEAD_FIELDS = ("heads", "kv_heads")
 POSITION_FIELDS = ("positions", "queries", "keys", "take", "give")
 
 
+@dataclass(frozen=True)
 class Intervention:
     """Base of all interventions: turns itself into hooks for one model and batch, and into plain data."""
 
@@ -57,7 +58,7 @@ class Intervention:
     def to_dict(self) -> dict[str, Any]:
         """Plain data; reference values stand as their digest and origin."""
         data: dict[str, Any] = {"kind": type(self).__name__}
-        for field in fields(self):  # type: ignore[arg-type]
+        for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Reference):
                 value = {"sha256": value.digest, "origin": value.origin}
@@ -68,8 +69,12 @@ class Intervention:
 
     def rows(self, start: int, stop: int) -> Intervention:
         """The same intervention for prompts start to stop: paired reference values are cut with them."""
-        cut = {field.name: value.rows(start, stop) for field in fields(self) if isinstance(value := getattr(self, field.name), Reference)}  # type: ignore[arg-type]
-        return replace(self, **cut) if cut else self  # type: ignore[type-var]
+        cut = {
+            field.name: value.rows(start, stop)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Reference)
+        }
+        return replace(self, **cut) if cut else self
 
 
 def by_layer(heads: HeadSpec, shape: Mapping[str, tuple[int, ...]]) -> dict[tuple[str, int], list[int]]:
@@ -112,7 +117,11 @@ class Ablate(Intervention):
             raise InterpError("E201", f"no operator {self.operator!r}", fix=suggest(self.operator, OPERATORS))
         if (self.operator in ("mean", "resample")) != (self.reference is not None):
             need = "needs" if self.reference is None else "takes no"
-            raise InterpError("E205", f"operator {self.operator!r} {need} reference values", fix="reference=mean_reference(model, prompts) or z of a paired run")
+            raise InterpError(
+                "E205",
+                f"operator {self.operator!r} {need} reference values",
+                fix="reference=mean_reference(model, prompts) or z of a paired run",
+            )
 
     def hooks(self, model: HookedModel, batch: Batch) -> list[Hook]:
         found: list[Hook] = []
@@ -141,7 +150,10 @@ class Scale(Intervention):
 
     def hooks(self, model: HookedModel, batch: Batch) -> list[Hook]:
         return [
-            (point_name("attn.hook_z", layer, tower), replace_heads(batch, heads, self.positions, lambda z, _: z * self.factor))
+            (
+                point_name("attn.hook_z", layer, tower),
+                replace_heads(batch, heads, self.positions, lambda z, _: z * self.factor),
+            )
             for (tower, layer), heads in by_layer(self.heads, model.heads).items()
         ]
 
@@ -176,7 +188,20 @@ class Patch(Intervention):
     layers: Sequence[int] | None = None
     positions: Positions = None
 
-    _known: ClassVar[tuple[str, ...]] = ("z", "q", "k", "v", "rot_q", "rot_k", "pattern", "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+    _known: ClassVar[tuple[str, ...]] = (
+        "z",
+        "q",
+        "k",
+        "v",
+        "rot_q",
+        "rot_k",
+        "pattern",
+        "resid_pre",
+        "attn_out",
+        "resid_mid",
+        "mlp_out",
+        "resid_post",
+    )
 
     def __post_init__(self) -> None:
         if self.point not in self._known:
@@ -185,7 +210,11 @@ class Patch(Intervention):
         given = [name for name in ("heads", "kv_heads", "layers") if getattr(self, name) is not None]
         if given != [wanted]:
             why = "k and v have one head a group of query heads; " if wanted == "kv_heads" else ""
-            raise InterpError("E205", f"patching {self.point!r} is selected by {wanted}=, not by {', '.join(given) or 'nothing'}", fix=f"{why}pass {wanted}= alone")
+            raise InterpError(
+                "E205",
+                f"patching {self.point!r} is selected by {wanted}=, not by {', '.join(given) or 'nothing'}",
+                fix=f"{why}pass {wanted}= alone",
+            )
         super().__post_init__()
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(self.layers))
@@ -197,8 +226,13 @@ class Patch(Intervention):
 
     def hooks(self, model: HookedModel, batch: Batch) -> list[Hook]:
         if self.layers is not None:
-            return [(point_name(self.kind, layer), replace_stream(batch, self.positions, self._new)) for layer in self.layers]
-        chosen = by_layer(self.kv_heads, model.kv_heads) if self.kind in KV_POINTS else by_layer(self.heads, model.heads)
+            return [
+                (point_name(self.kind, layer), replace_stream(batch, self.positions, self._new))
+                for layer in self.layers
+            ]
+        chosen = (
+            by_layer(self.kv_heads, model.kv_heads) if self.kind in KV_POINTS else by_layer(self.heads, model.heads)
+        )
         make = replace_rows if self.point == "pattern" else replace_heads
         return [
             (point_name(self.kind, layer, tower), make(batch, heads, self.positions, self._new))
@@ -253,7 +287,10 @@ class Knockout(Intervention):
             return scores.masked_fill(key_mask(batch, self.keys, context, scores), torch.finfo(scores.dtype).min)
 
         return [
-            (point_name("attn.hook_attn_scores", layer, tower), never_blind(replace_rows(batch, heads, self.queries, forbid), batch))
+            (
+                point_name("attn.hook_attn_scores", layer, tower),
+                never_blind(replace_rows(batch, heads, self.queries, forbid), batch),
+            )
             for (tower, layer), heads in by_layer(self.heads, model.heads).items()
         ]
 
@@ -293,12 +330,14 @@ class Redistribute(Intervention):
             taken = pattern * takes * self.share
             weights = pattern * gives
             total = weights.sum(-1, keepdim=True)
-            moved = pattern - taken + weights / total.clamp(min=torch.finfo(pattern.dtype).tiny) * taken.sum(-1, keepdim=True)
+            moved = (
+                pattern
+                - taken
+                + weights / total.clamp(min=torch.finfo(pattern.dtype).tiny) * taken.sum(-1, keepdim=True)
+            )
             return torch.where(total > 0, moved, pattern)
 
         return [
             (point_name("attn.hook_pattern", layer, tower), replace_rows(batch, heads, self.queries, move))
             for (tower, layer), heads in by_layer(self.heads, model.heads).items()
         ]
-
-

@@ -64,7 +64,9 @@ class HookedModel:
         self.certificate: Certificate = certify(self)
 
     @classmethod
-    def from_hf(cls, model: nn.Module, tokenizer: Any = None, *, processor: Any = None, name: str = "", **about: Any) -> HookedModel:
+    def from_hf(
+        cls, model: nn.Module, tokenizer: Any = None, *, processor: Any = None, name: str = "", **about: Any
+    ) -> HookedModel:
         """Open a transformers model. It is used as it is, in evaluation mode, and never changed.
 
         Raises:
@@ -73,7 +75,9 @@ class HookedModel:
         from interp.hooks.adapters.huggingface import HuggingFaceAdapter
 
         if model.training:
-            raise InterpError("E205", "the model is in training mode; dropout would make every number random", fix="call model.eval()")
+            raise InterpError(
+                "E205", "the model is in training mode; dropout would make every number random", fix="call model.eval()"
+            )
         return cls(HuggingFaceAdapter(model), tokenizer, processor=processor, name=name, **about)
 
     @classmethod
@@ -122,11 +126,15 @@ class HookedModel:
     def check_point(self, name: str) -> None:
         """Raise unless hooks on this point are live: E403 with the reason, E201 for an unknown name."""
         if name in self.adapter.refused:
-            raise InterpError("E403", f"{name} is not available on {self.name}", where=name, fix=self.adapter.refused[name])
+            raise InterpError(
+                "E403", f"{name} is not available on {self.name}", where=name, fix=self.adapter.refused[name]
+            )
         if name not in self.adapter.available:
             raise InterpError("E201", f"no hook point is called {name!r}", fix=suggest(name, self.adapter.available))
 
-    def batch(self, prompts: Prompts | None = None, *, images: Any = None, padding_side: str = "right", truncate: bool = False) -> Batch:
+    def batch(
+        self, prompts: Prompts | None = None, *, images: Any = None, padding_side: str = "right", truncate: bool = False
+    ) -> Batch:
         """Prompts, and images where the model sees, as one padded batch on the model's device.
 
         Args:
@@ -144,19 +152,46 @@ class HookedModel:
             return self._image_batch(prompts, images).to(self.device)
         if prompts is None:
             raise InterpError("E311", "no prompt")
-        if isinstance(prompts, Batch) and prompts.tokenizer and self.tokenizer is not None and prompts.tokenizer != tokenizer_digest(self.tokenizer):
-            raise InterpError("E312", f"these token ids were made by another tokenizer than that of {self.name}", fix="pass the text, and each model reads it with its own")
-        batch = make_batch(self.tokenizer, prompts, side=padding_side, limit=self.adapter.n_positions, truncate=truncate)
-        if "position_ids" in batch.inputs and self.adapter.position_ids != "argument" and not isinstance(prompts, (Batch, Mapping)):
+        if (
+            isinstance(prompts, Batch)
+            and prompts.tokenizer
+            and self.tokenizer is not None
+            and prompts.tokenizer != tokenizer_digest(self.tokenizer)
+        ):
+            raise InterpError(
+                "E312",
+                f"these token ids were made by another tokenizer than that of {self.name}",
+                fix="pass the text, and each model reads it with its own",
+            )
+        batch = make_batch(
+            self.tokenizer, prompts, side=padding_side, limit=self.adapter.n_positions, truncate=truncate
+        )
+        if (
+            "position_ids" in batch.inputs
+            and self.adapter.position_ids != "argument"
+            and not isinstance(prompts, (Batch, Mapping))
+        ):
             if self.adapter.position_ids == "none":
-                raise InterpError("E205", f"{self.name} cannot be told positions, so left padding would shift them", fix="padding_side='right'")
-            batch = replace(batch, inputs={name: value for name, value in batch.inputs.items() if name != "position_ids"})
+                raise InterpError(
+                    "E205",
+                    f"{self.name} cannot be told positions, so left padding would shift them",
+                    fix="padding_side='right'",
+                )
+            batch = replace(
+                batch, inputs={name: value for name, value in batch.inputs.items() if name != "position_ids"}
+            )
         return batch.to(self.device)
 
     def _image_batch(self, prompts: Any, images: Any) -> Batch:
         if self.processor is None:
-            raise InterpError("E201", f"{self.name} was opened without a processor for images", fix="pass processor= when opening it")
-        given = {"images": images} if prompts is None else {"images": images, "text": [prompts] if isinstance(prompts, str) else list(prompts), "padding": True}
+            raise InterpError(
+                "E201", f"{self.name} was opened without a processor for images", fix="pass processor= when opening it"
+            )
+        given = (
+            {"images": images}
+            if prompts is None
+            else {"images": images, "text": [prompts] if isinstance(prompts, str) else list(prompts), "padding": True}
+        )
         return from_inputs(dict(self.processor(**given, return_tensors="pt")))
 
     def tokens(self, batch: Batch) -> list[list[str]]:
@@ -170,7 +205,9 @@ class HookedModel:
         """The model's output under the interventions in force: logits [batch pos d_vocab], [batch label], or hidden states."""
         return self.run_with_hooks(prompts, {}, **options)
 
-    def run_with_cache(self, prompts: Prompts, names: str | Sequence[str] = "*", *, grad: bool = False, **options: Any) -> tuple[Tensor, Cache]:
+    def run_with_cache(
+        self, prompts: Prompts, names: str | Sequence[str] = "*", *, grad: bool = False, **options: Any
+    ) -> tuple[Tensor, Cache]:
         """The output and the activations at the hook points that match.
 
         Args:
@@ -189,10 +226,16 @@ class HookedModel:
         batch = self.batch(prompts, **options)
         output = self._run(batch, {name: [recorder] for name in read}, must_fire=False, grad=grad)
         tensors = recorder.tensors()
-        literal = {name for name in ([names] if isinstance(names, str) else names) if not any(sign in name for sign in "*?[")}
+        literal = {
+            name for name in ([names] if isinstance(names, str) else names) if not any(sign in name for sign in "*?[")
+        }
         silent = literal - set(tensors) - set(derived)
         if silent or not tensors:
-            raise InterpError("E404", f"nothing was read at {', '.join(sorted(silent)) or names}: that part of the model did not run on this input", fix="a vision tower runs only when images are given")
+            raise InterpError(
+                "E404",
+                f"nothing was read at {', '.join(sorted(silent)) or names}: that part of the model did not run on this input",
+                fix="a vision tower runs only when images are given",
+            )
         for name in derived:
             point = self.adapter.available[name]
             z = tensors[name.replace(RESULT, "attn.hook_z")]
@@ -207,13 +250,19 @@ class HookedModel:
         asked = any("hook_result" in name for name in ([names] if isinstance(names, str) else names))
         return [name for name in matched if asked or not name.endswith(RESULT)]
 
-    def run_with_hooks(self, prompts: Prompts, hooks: Mapping[str, HookFn | Sequence[HookFn]], *, grad: bool = False, **options: Any) -> Tensor:
+    def run_with_hooks(
+        self, prompts: Prompts, hooks: Mapping[str, HookFn | Sequence[HookFn]], *, grad: bool = False, **options: Any
+    ) -> Tensor:
         """The output with functions of your own at hook points: `fn(tensor, context) -> tensor or None`.
 
         Raises:
             InterpError: E403 or E201 for the name; E404 where a hook did not fire exactly once; E206 for a wrong shape.
         """
-        return self._run(self.batch(prompts, **options), {name: list(fn) if isinstance(fn, Sequence) else [fn] for name, fn in hooks.items()}, grad=grad)
+        return self._run(
+            self.batch(prompts, **options),
+            {name: list(fn) if isinstance(fn, Sequence) else [fn] for name, fn in hooks.items()},
+            grad=grad,
+        )
 
     @contextmanager
     def edit(self, *interventions: Intervention) -> Iterator[HookedModel]:
@@ -224,7 +273,9 @@ class HookedModel:
         finally:
             del self._edits[len(self._edits) - len(interventions) :]
 
-    def _run(self, batch: Batch, extra: Mapping[str, Sequence[HookFn]], *, must_fire: bool = True, grad: bool = False) -> Tensor:
+    def _run(
+        self, batch: Batch, extra: Mapping[str, Sequence[HookFn]], *, must_fire: bool = True, grad: bool = False
+    ) -> Tensor:
         """Edits first, then the extra hooks, so that what is read is what the model used."""
         hooks: dict[str, list[HookFn]] = {}
         for intervention in self._edits:
@@ -236,13 +287,22 @@ class HookedModel:
         for name in hooks:
             self.check_point(name)
             if name.endswith(RESULT):
-                raise InterpError("E403", f"{name} is computed, not part of the forward", where=name, fix="edit hook_z instead; result is z times W_O")
+                raise InterpError(
+                    "E403",
+                    f"{name} is computed, not part of the forward",
+                    where=name,
+                    fix="edit hook_z instead; result is z times W_O",
+                )
         with torch.set_grad_enabled(grad), self.adapter.attached(hooks, batch) as fired:
             output = self.adapter.forward(batch.inputs)
         wrong = {name: fired[name] for name in required if fired[name] != 1}
         if wrong:
             counts = ", ".join(f"{name} {count} times" for name, count in sorted(wrong.items()))
-            raise InterpError("E404", f"hooks must fire once a forward, but fired: {counts}", fix="a vision tower runs only when images are given; otherwise please report this architecture")
+            raise InterpError(
+                "E404",
+                f"hooks must fire once a forward, but fired: {counts}",
+                fix="a vision tower runs only when images are given; otherwise please report this architecture",
+            )
         return output
 
     def run_plain(self, prompts: Prompts, **options: Any) -> Tensor:
@@ -263,7 +323,9 @@ class HookedModel:
 
     def __repr__(self) -> str:
         about = self.adapter.describe()
-        towers = "; ".join(f"{tower or 'main'}: {len(layers)} layers x {max(layers)} heads" for tower, layers in self.heads.items())
+        towers = "; ".join(
+            f"{tower or 'main'}: {len(layers)} layers x {max(layers)} heads" for tower, layers in self.heads.items()
+        )
         return f"HookedModel({self.name}, {about['architecture']}, {towers}, {about['dtype']} on {about['device']})"
 
 

@@ -38,7 +38,9 @@ def batches(size: int, batch_size: int) -> Iterator[tuple[int, int]]:
 
 
 @torch.no_grad()
-def plain_outputs(model: HookedModel, batch: Batch, read_at: Int[Tensor, " batch"], batch_size: int) -> Float[Tensor, "prompt d_out"]:
+def plain_outputs(
+    model: HookedModel, batch: Batch, read_at: Int[Tensor, " batch"], batch_size: int
+) -> Float[Tensor, "prompt d_out"]:
     """Output of the untouched model for every prompt, on the CPU."""
     rows = [(batch.rows(start, stop), read_at[start:stop]) for start, stop in batches(batch.size, batch_size)]
     return torch.cat([read_output(model.run_plain(part), part, at).cpu() for part, at in rows])

@@ -75,7 +75,9 @@ def split_heads(spec: HeadSpec) -> tuple[HeadId | str, ...]:
         items = [spec]  # type: ignore[list-item]
     else:
         items = list(spec)  # type: ignore[arg-type]
-    return tuple(item.strip() if isinstance(item, str) and _is_group(item.strip()) else parse_head(item) for item in items)
+    return tuple(
+        item.strip() if isinstance(item, str) and _is_group(item.strip()) else parse_head(item) for item in items
+    )
 
 
 def _is_group(item: str) -> bool:
@@ -119,12 +121,21 @@ def check_head(head: HeadId, shape: Mapping[str, tuple[int, ...]]) -> None:
     check_tower(head.tower, shape, head.label)
     layers = shape[head.tower]
     if not 0 <= head.layer < len(layers):
-        raise InterpError("E203", f"layer {head.layer} does not exist", where=head.label, fix=f"layers are 0 to {len(layers) - 1}")
+        raise InterpError(
+            "E203", f"layer {head.layer} does not exist", where=head.label, fix=f"layers are 0 to {len(layers) - 1}"
+        )
     if layers[head.layer] == 0:
         attending = ", ".join(str(layer) for layer, n in enumerate(layers) if n)
-        raise InterpError("E401", f"layer {head.layer} has no attention", where=head.label, fix=f"layers with attention: {attending}")
+        raise InterpError(
+            "E401", f"layer {head.layer} has no attention", where=head.label, fix=f"layers with attention: {attending}"
+        )
     if not 0 <= head.head < layers[head.layer]:
-        raise InterpError("E203", f"head {head.head} does not exist in layer {head.layer}", where=head.label, fix=f"heads are 0 to {layers[head.layer] - 1}")
+        raise InterpError(
+            "E203",
+            f"head {head.head} does not exist in layer {head.layer}",
+            where=head.label,
+            fix=f"heads are 0 to {layers[head.layer] - 1}",
+        )
 
 
 def check_tower(tower: str, shape: Mapping[str, tuple[int, ...]], where: str) -> None:

@@ -132,7 +132,11 @@ def tokenise(
     if problems and strict:
         raise InterpErrors(problems)
     if not rows:
-        raise InterpError("E311", "no prompt is left", fix="; ".join(sorted({drop.reason for drop in drops})) or "the file or task has none")
+        raise InterpError(
+            "E311",
+            "no prompt is left",
+            fix="; ".join(sorted({drop.reason for drop in drops})) or "the file or task has none",
+        )
     clean = _padded(tokenizer, [row.clean for row in rows], [row.spans for row in rows])
     text_of = cache(partial(piece, tokenizer))
     corrupted = [row.corrupt for row in rows if row.corrupt is not None]
@@ -147,7 +151,12 @@ def tokenise(
         torch.tensor([row.read_at for row in rows]),
         tuple(tuple(map(text_of, row.clean.ids)) for row in rows),
         tuple(drops),
-        tuple(dict.fromkeys(warning for row in rows for side in (row.clean, row.corrupt) if side for warning in side.warnings)) + clean.warnings,
+        tuple(
+            dict.fromkeys(
+                warning for row in rows for side in (row.clean, row.corrupt) if side for warning in side.warnings
+            )
+        )
+        + clean.warnings,
     )
 
 
@@ -160,21 +169,39 @@ def _column(values: list[int | None]) -> Int[Tensor, " batch"] | None:
     return None if any(value is None for value in values) else torch.tensor(values)
 
 
-def _row(tokenizer: Any, example: Example, needs: frozenset[str], at_mask: bool, limit: int | None, truncate: bool, first_token: bool) -> _Row:
+def _row(
+    tokenizer: Any,
+    example: Example,
+    needs: frozenset[str],
+    at_mask: bool,
+    limit: int | None,
+    truncate: bool,
+    first_token: bool,
+) -> _Row:
     for field_name in sorted(needs):
         if getattr(example, field_name) is None:
             raise InterpError("E303", f"{example.id}: no {field_name}", fix="this operator or metric needs it")
     clean = _fitting(encode(tokenizer, _as_prompt(example.clean)), limit, truncate)
-    corrupt = None if example.corrupt is None else _fitting(encode(tokenizer, _as_prompt(example.corrupt)), limit, truncate)
+    corrupt = (
+        None if example.corrupt is None else _fitting(encode(tokenizer, _as_prompt(example.corrupt)), limit, truncate)
+    )
     if corrupt is not None and len(clean.ids) != len(corrupt.ids):
-        raise InterpError("E305", _misaligned(tokenizer, clean.ids, corrupt.ids), fix="change words so that both prompts have the same number of tokens")
+        raise InterpError(
+            "E305",
+            _misaligned(tokenizer, clean.ids, corrupt.ids),
+            fix="change words so that both prompts have the same number of tokens",
+        )
     answer = token_id(tokenizer, example.answer, example, first_token)
     distractor = token_id(tokenizer, example.distractor, example, first_token)
     if answer is not None and answer == distractor:
         raise InterpError("E307", f"answer and distractor are both {piece(tokenizer, answer)!r}")
     read_at = _read_at(tokenizer, clean.ids) if at_mask else len(clean.ids) - 1
     spans = {role: span_tokens(clean, span, role) for role, span in example.spans.items()}
-    corrupt_spans = {} if corrupt is None else {role: span_tokens(corrupt, span, role) for role, span in example.corrupt_spans.items()}
+    corrupt_spans = (
+        {}
+        if corrupt is None
+        else {role: span_tokens(corrupt, span, role) for role, span in example.corrupt_spans.items()}
+    )
     return _Row(example, clean, corrupt, answer, distractor, read_at, spans, corrupt_spans)
 
 
@@ -187,8 +214,14 @@ def _fitting(encoded: Encoded, limit: int | None, truncate: bool) -> Encoded:
     if not over:
         return encoded
     if not truncate:
-        raise InterpError("E309", f"prompt has {len(encoded.ids)} tokens, the model has {limit} positions", fix="shorten it, or allow cutting with --truncate")
-    return Encoded(encoded.ids[:limit], encoded.offsets[:limit], (*encoded.warnings, f"prompts were cut to {limit} tokens"))
+        raise InterpError(
+            "E309",
+            f"prompt has {len(encoded.ids)} tokens, the model has {limit} positions",
+            fix="shorten it, or allow cutting with --truncate",
+        )
+    return Encoded(
+        encoded.ids[:limit], encoded.offsets[:limit], (*encoded.warnings, f"prompts were cut to {limit} tokens")
+    )
 
 
 def _misaligned(tokenizer: Any, clean: list[int], corrupt: list[int]) -> str:
@@ -207,34 +240,58 @@ def token_id(tokenizer: Any, word: str | int | None, example: Example, first_tok
     if word is None or isinstance(word, int):
         return word
     if tokenizer is None:
-        raise InterpError("E201", f"answer {word!r} is text, but the model was opened without a tokenizer", fix="give the answer as a token id")
+        raise InterpError(
+            "E201",
+            f"answer {word!r} is text, but the model was opened without a tokenizer",
+            fix="give the answer as a token id",
+        )
     alone = tokenizer(word, add_special_tokens=False)["input_ids"]
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in alone:
-        raise InterpError("E306", f"answer {word!r} is not in the vocabulary", fix="choose a word that the tokenizer knows")
+        raise InterpError(
+            "E306", f"answer {word!r} is not in the vocabulary", fix="choose a word that the tokenizer knows"
+        )
     if len(alone) == 1:
         return alone[0]
     if isinstance(example.clean, str):
-        before, after = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (example.clean, example.clean + word))
+        before, after = (
+            tokenizer(text, add_special_tokens=False)["input_ids"] for text in (example.clean, example.clean + word)
+        )
         if len(after) == len(before) + 1 and after[:-1] == before:
             return after[-1]
     if first_token and alone:
         return alone[0]
     pieces = " + ".join(repr(piece(tokenizer, index)) for index in alone)
-    spaced = "" if word.startswith(" ") or len(tokenizer(f" {word}", add_special_tokens=False)["input_ids"]) != 1 else f"write {' ' + word!r} with its leading space, or "
-    raise InterpError("E306", f"answer {word!r} is {len(alone)} tokens: {pieces}", fix=f"{spaced}choose a single-token word, or take the first token with --first-token")
+    spaced = (
+        ""
+        if word.startswith(" ") or len(tokenizer(f" {word}", add_special_tokens=False)["input_ids"]) != 1
+        else f"write {' ' + word!r} with its leading space, or "
+    )
+    raise InterpError(
+        "E306",
+        f"answer {word!r} is {len(alone)} tokens: {pieces}",
+        fix=f"{spaced}choose a single-token word, or take the first token with --first-token",
+    )
 
 
 def _read_at(tokenizer: Any, ids: list[int]) -> int:
     """Position of the mask token, which asks the question of a masked language model."""
     places = [index for index, token in enumerate(ids) if token == tokenizer.mask_token_id]
     if len(places) != 1:
-        raise InterpError("E303", f"a masked language model answers at {tokenizer.mask_token}; the prompt has {len(places)}", fix=f"write {tokenizer.mask_token} once, where the answer belongs")
+        raise InterpError(
+            "E303",
+            f"a masked language model answers at {tokenizer.mask_token}; the prompt has {len(places)}",
+            fix=f"write {tokenizer.mask_token} once, where the answer belongs",
+        )
     return places[0]
 
 
 def _padded(tokenizer: Any, encoded: Sequence[Encoded], spans: Sequence[Mapping[str, tuple[int, ...]]]) -> Batch:
     batch = pad([one.ids for one in encoded], pad_id(tokenizer))
-    roles = [role for role in dict.fromkeys(role for of_row in spans for role in of_row) if all(role in of_row for of_row in spans)]
+    roles = [
+        role
+        for role in dict.fromkeys(role for of_row in spans for role in of_row)
+        if all(role in of_row for of_row in spans)
+    ]
     found = {role: tuple(of_row[role] for of_row in spans) for role in roles}
     return replace(batch, spans=found, tokenizer="" if tokenizer is None else tokenizer_digest(tokenizer))
 
@@ -251,5 +308,9 @@ def span_tokens(encoded: Encoded, span: Span, role: str) -> tuple[int, ...]:
     else:
         found = tuple(range(max(0, start), min(stop, len(encoded.ids))))
     if not found:
-        raise InterpError("E313", f"role {role!r} at {start} to {stop} holds no token", fix="spans are [start, end) character offsets in the prompt")
+        raise InterpError(
+            "E313",
+            f"role {role!r} at {start} to {stop} holds no token",
+            fix="spans are [start, end) character offsets in the prompt",
+        )
     return found

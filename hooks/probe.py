@@ -133,12 +133,23 @@ def _row(model: HookedModel, point: str, tower: str, layer: int, batch: Batch) -
         return float((edited - clean).abs().max())
 
     scale = max(1.0, float(clean.abs().max()))
-    row = CanaryRow(point, HeadId(tower, layer, 0).label.removesuffix("H0"), changed_by(own), changed_by(_disturbed(point, own)))
+    row = CanaryRow(
+        point, HeadId(tower, layer, 0).label.removesuffix("H0"), changed_by(own), changed_by(_disturbed(point, own))
+    )
     allowed = max(IDENTITY, TOLERANCE[model.dtype] / 10) * scale
     if row.identity > allowed:
-        raise InterpError("E404", f"an identity edit at {name} changes the output by {row.identity:.2e} (allowed {allowed:.2e})", where=row.layer)
+        raise InterpError(
+            "E404",
+            f"an identity edit at {name} changes the output by {row.identity:.2e} (allowed {allowed:.2e})",
+            where=row.layer,
+        )
     if row.large <= LARGE:
-        raise InterpError("E404", f"a large edit at {name} changes the output by only {row.large:.2e}", where=row.layer, fix="the model does not use this layer's output (then leave it out with heads=), or the edit is lost")
+        raise InterpError(
+            "E404",
+            f"a large edit at {name} changes the output by only {row.large:.2e}",
+            where=row.layer,
+            fix="the model does not use this layer's output (then leave it out with heads=), or the edit is lost",
+        )
     return row
 
 

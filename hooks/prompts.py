@@ -41,15 +41,23 @@ def encode_text(tokenizer: Any, text: str) -> Encoded:
         InterpError: E304 empty prompt.
     """
     if not text.strip():
-        raise InterpError("E304", "empty prompt", fix="a tokenizer may still add special tokens to it, but there is nothing to read")
+        raise InterpError(
+            "E304", "empty prompt", fix="a tokenizer may still add special tokens to it, but there is nothing to read"
+        )
     mask = tokenizer.mask_token
     found = sorted(token for token in tokenizer.all_special_tokens if token in text and token != mask)
     if found and mask and mask in text:
-        raise InterpError("E303", f"a prompt with {mask!r} cannot also spell {found[0]!r}", fix="remove the other special tokens, or pass token ids")
+        raise InterpError(
+            "E303",
+            f"a prompt with {mask!r} cannot also spell {found[0]!r}",
+            fix="remove the other special tokens, or pass token ids",
+        )
     out = tokenizer(text, split_special_tokens=bool(found), return_offsets_mapping=tokenizer.is_fast)
     warnings = [f"special token {token!r} inside a prompt was read as plain text" for token in found]
     ids = list(out["input_ids"])
-    return Encoded(ids, tuple(map(tuple, out.get("offset_mapping", ()))), (*warnings, *first_token_warnings(tokenizer, ids)))
+    return Encoded(
+        ids, tuple(map(tuple, out.get("offset_mapping", ()))), (*warnings, *first_token_warnings(tokenizer, ids))
+    )
 
 
 def encode_ids(tokenizer: Any, ids: Sequence[int]) -> Encoded:
@@ -84,7 +92,11 @@ def encode_messages(tokenizer: Any, messages: Messages) -> Encoded:
     says so.
     """
     if not getattr(tokenizer, "chat_template", None):
-        raise InterpError("E303", "chat messages, but this tokenizer has no chat template", fix="pass text, or set tokenizer.chat_template")
+        raise InterpError(
+            "E303",
+            "chat messages, but this tokenizer has no chat template",
+            fix="pass text, or set tokenizer.chat_template",
+        )
     out = tokenizer.apply_chat_template(list(messages), tokenize=True, add_generation_prompt=True, return_dict=True)
     contents = " ".join(str(message.get("content")) for message in messages)
     found = sorted(token for token in tokenizer.all_special_tokens if token in contents)
@@ -93,7 +105,13 @@ def encode_messages(tokenizer: Any, messages: Messages) -> Encoded:
 
 
 def is_messages(item: Any) -> bool:
-    return isinstance(item, Sequence) and not isinstance(item, str) and len(item) > 0 and isinstance(item[0], Mapping) and "role" in item[0]
+    return (
+        isinstance(item, Sequence)
+        and not isinstance(item, str)
+        and len(item) > 0
+        and isinstance(item[0], Mapping)
+        and "role" in item[0]
+    )
 
 
 def as_list(prompts: Prompts) -> list[Any]:
@@ -110,16 +128,26 @@ def encode(tokenizer: Any, item: Any) -> Encoded:
     """One prompt of any kind. Raises E201 where text meets a model without tokenizer, E303 for an unknown kind."""
     if isinstance(item, str) or is_messages(item):
         if tokenizer is None:
-            raise InterpError("E201", "this model was opened without a tokenizer", fix="pass tokenizer= when opening it, or give token ids")
+            raise InterpError(
+                "E201",
+                "this model was opened without a tokenizer",
+                fix="pass tokenizer= when opening it, or give token ids",
+            )
         return encode_text(tokenizer, item) if isinstance(item, str) else encode_messages(tokenizer, item)
     if isinstance(item, Tensor):
         item = item.tolist()
     if isinstance(item, Sequence) and all(isinstance(index, int) for index in item):
         return encode_ids(tokenizer, item)
-    raise InterpError("E303", f"a prompt of type {type(item).__name__}", fix="prompts are text, token ids, chat messages, or a mapping of model inputs")
+    raise InterpError(
+        "E303",
+        f"a prompt of type {type(item).__name__}",
+        fix="prompts are text, token ids, chat messages, or a mapping of model inputs",
+    )
 
 
-def make_batch(tokenizer: Any, prompts: Prompts, *, side: str = "right", limit: int | None = None, truncate: bool = False) -> Batch:
+def make_batch(
+    tokenizer: Any, prompts: Prompts, *, side: str = "right", limit: int | None = None, truncate: bool = False
+) -> Batch:
     """Prompts of one or several kinds as one padded batch.
 
     Args:
@@ -146,7 +174,12 @@ def make_batch(tokenizer: Any, prompts: Prompts, *, side: str = "right", limit: 
     for index, one in enumerate(encoded):
         over = max(0, len(one.ids) - limit) if limit else 0
         if over and not truncate:
-            raise InterpError("E309", f"prompt has {len(one.ids)} tokens, the model has {limit} positions", where=f"prompt {index}", fix="shorten it, or allow cutting with truncate=True (--truncate)")
+            raise InterpError(
+                "E309",
+                f"prompt has {len(one.ids)} tokens, the model has {limit} positions",
+                where=f"prompt {index}",
+                fix="shorten it, or allow cutting with truncate=True (--truncate)",
+            )
         rows.append(one.ids[: len(one.ids) - over])
         cut.append(over)
     batch = pad(rows, pad_id(tokenizer), side)
@@ -154,7 +187,9 @@ def make_batch(tokenizer: Any, prompts: Prompts, *, side: str = "right", limit: 
     if any(cut):
         warnings += (f"{sum(map(bool, cut))} of {len(rows)} prompts were cut to {limit} tokens",)
     spelled = any(isinstance(item, str) or is_messages(item) for item in items)
-    return replace(batch, truncated=tuple(cut), warnings=warnings, tokenizer=tokenizer_digest(tokenizer) if spelled else "")
+    return replace(
+        batch, truncated=tuple(cut), warnings=warnings, tokenizer=tokenizer_digest(tokenizer) if spelled else ""
+    )
 
 
 def from_inputs(inputs: Mapping[str, Any]) -> Batch:

@@ -50,7 +50,12 @@ def read_config(folder: Path) -> Any:
     try:
         return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     except (ValueError, KeyError, OSError) as error:
-        raise InterpError("E405", "config.json does not describe a model that transformers knows", where=str(folder / "config.json"), fix=str(error).splitlines()[0]) from error
+        raise InterpError(
+            "E405",
+            "config.json does not describe a model that transformers knows",
+            where=str(folder / "config.json"),
+            fix=str(error).splitlines()[0],
+        ) from error
 
 
 def n_positions(config: Any) -> int | None:

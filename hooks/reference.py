@@ -59,12 +59,20 @@ class Reference:
 
     def rows(self, start: int, stop: int) -> Reference:
         """Values for prompts start to stop."""
-        return replace(self, values={name: value[start:stop] for name, value in self.values.items()}) if self.paired else self
+        return (
+            replace(self, values={name: value[start:stop] for name, value in self.values.items()})
+            if self.paired
+            else self
+        )
 
     def save(self, path: str | Path) -> Path:
         from safetensors.torch import save_file
 
-        save_file({name: value.contiguous() for name, value in self.values.items()}, path, metadata={"origin": self.origin, "paired": str(self.paired)})
+        save_file(
+            {name: value.contiguous() for name, value in self.values.items()},
+            path,
+            metadata={"origin": self.origin, "paired": str(self.paired)},
+        )
         return Path(path)
 
     @classmethod
@@ -73,7 +81,11 @@ class Reference:
 
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
-            return cls({name: file.get_tensor(name) for name in file.keys()}, about.get("origin", ""), about.get("paired") == "True")
+            return cls(
+                {name: file.get_tensor(name) for name in file.keys()},
+                about.get("origin", ""),
+                about.get("paired") == "True",
+            )
 
 
 def fit(value: Tensor, x: Tensor, context: HookContext) -> Tensor:
@@ -113,7 +125,13 @@ def _pos_axes(context: HookContext) -> tuple[int, ...]:
     return (2, 3) if context.point.kind in SQUARE else (1,)
 
 
-def mean_reference(model: HookedModel, batches: Iterable[Batch], names: str | Sequence[str] = "blocks.*.attn.hook_z", *, per_position: bool = False) -> Reference:
+def mean_reference(
+    model: HookedModel,
+    batches: Iterable[Batch],
+    names: str | Sequence[str] = "blocks.*.attn.hook_z",
+    *,
+    per_position: bool = False,
+) -> Reference:
     """Mean activation over the real tokens of some prompts.
 
     Args:
@@ -157,7 +175,12 @@ def _mean(total: Tensor, counts: Tensor, per_position: bool) -> Tensor:
     return total / counts.clamp(min=1).reshape(-1, *[1] * (total.ndim - 1))
 
 
-def paired_reference(model: HookedModel, batches: Iterable[Batch], names: str | Sequence[str] = "blocks.*.attn.hook_z", origin: str = "paired prompts") -> Reference:
+def paired_reference(
+    model: HookedModel,
+    batches: Iterable[Batch],
+    names: str | Sequence[str] = "blocks.*.attn.hook_z",
+    origin: str = "paired prompts",
+) -> Reference:
     """Activations of other prompts, row by row: values [prompt pos head d_head]. All batches have one width."""
     parts = [model.run_with_cache(batch, names)[1] for batch in batches]
     return Reference({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, origin, paired=True)

@@ -102,6 +102,33 @@ class Adapter(ABC):
         """What a result records about the model."""
 
 
+def fire_at(
+    hooks: Sequence[HookFn], point: PointId, batch: Batch | None, fired: Fired, value: Tensor, *window: Any
+) -> Tensor:
+    """`run_hooks` at a point; `window` are the further fields of its context."""
+    return run_hooks(hooks, value, HookContext(point, batch, *window), fired)
+
+
+class MidStream:
+    """Hooks on resid_mid = resid_pre + attn_out, which no module holds: an edit of it is carried by attn_out."""
+
+    def __init__(self, hooked: Callable[[Tensor], Tensor]) -> None:
+        self.hooked = hooked
+        self.entering: Tensor | None = None
+
+    def remember(self, resid_pre: Tensor) -> Tensor:
+        self.entering = resid_pre
+        return resid_pre
+
+    def shift(self, attn_out: Tensor) -> Tensor:
+        assert self.entering is not None, "attention wrote before the layer began"
+        mid = self.entering + attn_out
+        edited = self.hooked(mid)
+        if torch.is_grad_enabled():
+            return edited - self.entering  # what was shown goes on, so that gradients reach it
+        return attn_out if edited is mid else attn_out + (edited - mid)
+
+
 def run_hooks(hooks: Sequence[HookFn], value: Tensor, context: HookContext, fired: Fired) -> Tensor:
     """The tensor after every hook, each seeing what the one before it returned.
 
@@ -121,7 +148,11 @@ def run_hooks(hooks: Sequence[HookFn], value: Tensor, context: HookContext, fire
                 fix="edit hook_resid_post of the last layer instead",
             )
         if new.shape != value.shape:
-            raise InterpError("E206", f"hook returned shape {tuple(new.shape)} for {tuple(value.shape)} ({context.point.axes})", where=context.name)
+            raise InterpError(
+                "E206",
+                f"hook returned shape {tuple(new.shape)} for {tuple(value.shape)} ({context.point.axes})",
+                where=context.name,
+            )
         value = new.to(value.dtype)
     if context.start == 0:
         fired[context.name] += 1

@@ -6,18 +6,18 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from interp.hooks.adapters.base import Adapter, Fired, HookContext, Hooks, run_hooks
+from interp.hooks.adapters.base import Adapter, Fired, Hooks, MidStream, fire_at
 from interp.hooks.adapters.probe_inputs import probe_inputs
 from interp.hooks.adapters.projections import Projection
 from interp.hooks.adapters.registry import SITES, AttentionSite, registered
 from interp.hooks.adapters.structure import Block, Tower, find_towers
 from interp.hooks.batch import Batch
-from interp.hooks.names import PointId
 from interp.hooks.reader import answers_at_mask, n_positions
 from interp.kernels.errors import InterpError
 
@@ -46,7 +46,11 @@ class HuggingFaceAdapter(Adapter):
         self.config: Any = model.config
         self.towers = {tower.name: tower for tower in find_towers(model)}
         if not self.towers:
-            raise InterpError("E401", f"{type(model).__name__} has no attention block that we recognise", fix="models need multi-head attention in their layers; state-space and convolution models have no heads")
+            raise InterpError(
+                "E401",
+                f"{type(model).__name__} has no attention block that we recognise",
+                fix="models need multi-head attention in their layers; state-space and convolution models have no heads",
+            )
         self.takes = frozenset(inspect.signature(model.forward).parameters)
         self.configs = attention_configs(model)
         self.rotary: set[tuple[str, int]] = set()
@@ -99,20 +103,26 @@ class HuggingFaceAdapter(Adapter):
             "model_type": self.config.model_type,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
-            "attention": sorted({SITES[block.attn].native for tower in self.towers.values() for block in tower.blocks.values()}),
+            "attention": sorted(
+                {SITES[block.attn].native for tower in self.towers.values() for block in tower.blocks.values()}
+            ),
         }
 
     def plain_forward(self, inputs: Mapping[str, Any]) -> Tensor:
         """The model's primary output with nothing of ours in the way."""
         if self.model.training:
-            raise InterpError("E205", "the model is in training mode; dropout would make every number random", fix="call model.eval()")
+            raise InterpError(
+                "E205", "the model is in training mode; dropout would make every number random", fix="call model.eval()"
+            )
         extra = {"use_cache": False} if "use_cache" in self.takes else {}
         output = self.model(**inputs, **extra)
         for name in OUTPUTS:
             if getattr(output, name, None) is not None:
                 self.output_name = name
                 return getattr(output, name)
-        raise InterpError("E405", f"{type(output).__name__} has none of {', '.join(OUTPUTS)}", where=type(self.model).__name__)
+        raise InterpError(
+            "E405", f"{type(output).__name__} has none of {', '.join(OUTPUTS)}", where=type(self.model).__name__
+        )
 
     def forward(self, inputs: Mapping[str, Any]) -> Tensor:
         """The same, with whatever hooks are attached."""
@@ -131,11 +141,9 @@ class HuggingFaceAdapter(Adapter):
         grouped: dict[tuple[str, int | None], dict[str, Callable[..., Tensor]]] = {}
         for name, functions in hooks.items():
             point = self.available[name]
-
-            def fire(value: Tensor, *window: Any, point: PointId = point, functions: Any = functions) -> Tensor:
-                return run_hooks(functions, value, HookContext(point, batch, *window), fired)
-
-            grouped.setdefault((point.tower, point.layer), {})[point.kind] = fire
+            grouped.setdefault((point.tower, point.layer), {})[point.kind] = partial(
+                fire_at, functions, point, batch, fired
+            )
         with ExitStack() as stack:
             uses_registry = False
             for (tower, layer), fires in grouped.items():
@@ -179,24 +187,15 @@ class HuggingFaceAdapter(Adapter):
         return bool(in_call)
 
 
-def _attach_attention_write(stack: ExitStack, block: Block, attn_out: Callable[..., Tensor] | None, resid_mid: Callable[..., Tensor] | None) -> None:
-    """resid_mid is resid_pre + attn_out; an edit of it is carried by attn_out, which is what the layer adds."""
+def _attach_attention_write(
+    stack: ExitStack, block: Block, attn_out: Callable[..., Tensor] | None, resid_mid: Callable[..., Tensor] | None
+) -> None:
     if attn_out is not None:
         _on_output(stack, block.attn_write, attn_out)
     if resid_mid is not None:
-        entering: list[Tensor] = []
-
-        def remember(x: Tensor) -> Tensor:
-            entering[:] = [x]
-            return x
-
-        def shift(x: Tensor) -> Tensor:
-            mid = entering[0] + x
-            edited = resid_mid(mid)
-            return x if edited is mid else x + (edited - mid)
-
-        _on_input(stack, block.module, remember)
-        _on_output(stack, block.attn_write, shift)
+        stream = MidStream(resid_mid)
+        _on_input(stack, block.module, stream.remember)
+        _on_output(stack, block.attn_write, stream.shift)
 
 
 def _attach_tower(stack: ExitStack, tower: Tower, fires: dict[str, Callable[..., Tensor]], size: int) -> None:
@@ -214,8 +213,14 @@ def _attach_tower(stack: ExitStack, tower: Tower, fires: dict[str, Callable[...,
 
 
 def _per_head(fire: Callable[..., Tensor], block: Block) -> Callable[[Tensor], Tensor]:
-    """The input of the output projection, shown head by head."""
-    return lambda x: fire(x.unflatten(-1, (block.n_heads, block.d_head))).flatten(-2)
+    """The input of the output projection, shown head by head; with gradients, what was shown goes on."""
+
+    def show(x: Tensor) -> Tensor:
+        z = x.view(*x.shape[:-1], block.n_heads, block.d_head)
+        new = fire(z)
+        return x if new is z and not torch.is_grad_enabled() else new.flatten(-2)
+
+    return show
 
 
 def _for_each_prompt(fire: Callable[..., Tensor], size: int) -> Callable[[Tensor], Tensor]:
@@ -247,32 +252,39 @@ def _batched(fire: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def _on_input(stack: ExitStack, module: nn.Module, fire: Callable[[Tensor], Tensor]) -> None:
-    def pre_hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if args:
-            return (_batched(fire, args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": _batched(fire, kwargs["hidden_states"])}
+    stack.callback(module.register_forward_pre_hook(partial(_before, fire), with_kwargs=True).remove)
 
-    stack.callback(module.register_forward_pre_hook(pre_hook, with_kwargs=True).remove)
+
+def _before(
+    fire: Callable[[Tensor], Tensor], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    x = args[0] if args else kwargs["hidden_states"]
+    new = _batched(fire, x)
+    if new is x:
+        return None
+    return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
 
 
 def _on_output(stack: ExitStack, module: nn.Module, fire: Callable[[Tensor], Tensor]) -> None:
-    def hook(_: nn.Module, __: Any, output: Any) -> Any:
-        return (_batched(fire, output[0]), *output[1:]) if isinstance(output, tuple) else _batched(fire, output)
+    stack.callback(module.register_forward_hook(partial(_after, fire)).remove)
 
-    stack.callback(module.register_forward_hook(hook).remove)
+
+def _after(fire: Callable[[Tensor], Tensor], module: nn.Module, args: Any, output: Any) -> Any:
+    return (_batched(fire, output[0]), *output[1:]) if isinstance(output, tuple) else _batched(fire, output)
 
 
 def _on_projection(stack: ExitStack, projection: Projection, fire: Callable[[Tensor], Tensor]) -> None:
-    def edit(output: Tensor) -> Tensor:
-        seen = projection.view(output)
-        new = fire(seen)
-        if new is seen:
-            return output
-        output = output.clone()
-        projection.view(output).copy_(new)
-        return output
+    _on_output(stack, projection.module, partial(_edit_projection, projection, fire))
 
-    _on_output(stack, projection.module, edit)
+
+def _edit_projection(projection: Projection, fire: Callable[[Tensor], Tensor], output: Tensor) -> Tensor:
+    seen = projection.view(output)
+    new = fire(seen)
+    if new is seen and not torch.is_grad_enabled():
+        return output
+    output = output.clone()
+    projection.view(output).copy_(new)
+    return output
 
 
 def _usable(n_positions: int | None, towers: Mapping[str, Tower]) -> int | None:
@@ -283,7 +295,11 @@ def _usable(n_positions: int | None, towers: Mapping[str, Tower]) -> int | None:
 
 def attention_configs(model: nn.Module) -> list[Any]:
     """Every configuration object that decides which attention function is called."""
-    owners = {id(module.config): module.config for module in model.modules() if hasattr(getattr(module, "config", None), "_attn_implementation_internal")}
+    owners = {
+        id(module.config): module.config
+        for module in model.modules()
+        if hasattr(getattr(module, "config", None), "_attn_implementation_internal")
+    }
     return list(owners.values())
 
 
@@ -295,4 +311,8 @@ def count_calls(adapter: HuggingFaceAdapter, inputs: Mapping[str, Any]) -> dict[
             stack.callback(block.attn.register_forward_pre_hook(site.enter, with_kwargs=True).remove)
         stack.enter_context(registered(adapter.configs))
         adapter.forward(inputs)
-    return {(name, layer): SITES[block.attn].calls for name, tower in adapter.towers.items() for layer, block in tower.blocks.items()}
+    return {
+        (name, layer): SITES[block.attn].calls
+        for name, tower in adapter.towers.items()
+        for layer, block in tower.blocks.items()
+    }

@@ -19,7 +19,10 @@ def probe_inputs(model: Any) -> dict[str, Tensor]:
     config = model.config
     parameter = next(model.parameters())
     inputs = _INPUTS.get(config.model_type, _plain)(model)
-    return {name: value.to(parameter.device, parameter.dtype if value.is_floating_point() else None) for name, value in inputs.items()}
+    return {
+        name: value.to(parameter.device, parameter.dtype if value.is_floating_point() else None)
+        for name, value in inputs.items()
+    }
 
 
 def _generator() -> torch.Generator:
@@ -29,7 +32,9 @@ def _generator() -> torch.Generator:
 def token_ids(config: Any, n: int = N_TOKENS) -> Tensor:
     """`n` distinct ids spread over the vocabulary, special tokens left out."""
     config = config.get_text_config()
-    special = {value for name in dir(config) if name.endswith("_token_id") and isinstance(value := getattr(config, name), int)}
+    special = {
+        value for name in dir(config) if name.endswith("_token_id") and isinstance(value := getattr(config, name), int)
+    }
     ordinary = [index for index in range(config.vocab_size) if index not in special]
     step = max(1, len(ordinary) // (n + 1))
     return torch.tensor([ordinary[step : step * (n + 1) : step][:n]])
@@ -85,7 +90,12 @@ def _qwen_vl(model: Any) -> dict[str, Tensor]:
     patches = torch.randn(side * side, width, generator=_generator())
     inputs = _with_image_tokens(model, (side // vision.spatial_merge_size) ** 2)
     is_image = (inputs["input_ids"] == model.config.image_token_id).long()
-    return {**inputs, "mm_token_type_ids": is_image, "pixel_values": patches, "image_grid_thw": torch.tensor([[1, side, side]])}
+    return {
+        **inputs,
+        "mm_token_type_ids": is_image,
+        "pixel_values": patches,
+        "image_grid_thw": torch.tensor([[1, side, side]]),
+    }
 
 
 _INPUTS = {

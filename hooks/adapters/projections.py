@@ -55,7 +55,12 @@ def candidates(block: Block) -> list[dict[str, Projection]]:
     for names in SEPARATE:
         modules = [getattr(block.attn, name, None) for name in names]
         if all(isinstance(module, nn.Module) for module in modules):
-            found.append({which: Projection(module, which, *sizes, "separate") for which, module in zip("qkv", modules, strict=True)})  # type: ignore[arg-type]
+            found.append(
+                {
+                    which: Projection(module, which, *sizes, "separate")
+                    for which, module in zip("qkv", modules, strict=True)
+                }
+            )  # type: ignore[arg-type]
     for name in FUSED:
         module = getattr(block.attn, name, None)
         if isinstance(module, nn.Module):

@@ -80,7 +80,10 @@ def _guesses(tower: Tower) -> Iterator[PointId]:
 def _measure_heads(adapter: HuggingFaceAdapter) -> None:
     """Head counts as the attention call showed them, where it was called."""
     for name, tower in adapter.towers.items():
-        blocks = {layer: with_measured_heads(block, *SITES[block.attn].heads) if SITES[block.attn].heads[0] else block for layer, block in tower.blocks.items()}
+        blocks = {
+            layer: with_measured_heads(block, *SITES[block.attn].heads) if SITES[block.attn].heads[0] else block
+            for layer, block in tower.blocks.items()
+        }
         adapter.towers[name] = replace(tower, blocks=blocks)
 
 
@@ -90,7 +93,11 @@ def _missing(adapter: HuggingFaceAdapter, point: PointId, calls: Mapping[tuple[s
     if point.layer is not None and SITES[tower.blocks[point.layer].attn].is_repeated:
         return REPEATED
     if point.layer is None:
-        module = {"hook_embed": tower.embed, "hook_pos_embed": tower.pos_embed, "ln_final.hook_scale": tower.final_norm}[point.kind]
+        module = {
+            "hook_embed": tower.embed,
+            "hook_pos_embed": tower.pos_embed,
+            "ln_final.hook_scale": tower.final_norm,
+        }[point.kind]
         return NO_MODULE if module is None else None
     if point.kind in (*IN_CALL, "attn.hook_q", "attn.hook_k") and not calls[point.tower, point.layer]:
         return BYPASS
@@ -103,12 +110,16 @@ def _observe(adapter: HuggingFaceAdapter, inputs: Mapping[str, Any]) -> tuple[di
     """One forward with everything recorded: hook points by name, and projection outputs by module identity."""
     recorder = Recorder()
     outputs: dict[int, Tensor] = {}
-    names = [name for name, point in adapter.available.items() if point.kind not in (DERIVED, "attn.hook_q", "attn.hook_k")]
+    names = [
+        name for name, point in adapter.available.items() if point.kind not in (DERIVED, "attn.hook_q", "attn.hook_k")
+    ]
     with ExitStack() as stack:
         for tower in adapter.towers.values():
             for block in tower.blocks.values():
                 for module in {projection.module for found in candidates(block) for projection in found.values()}:
-                    handle = module.register_forward_hook(lambda m, _, out: outputs.__setitem__(id(m), out if out.ndim == 3 else out[None]))
+                    handle = module.register_forward_hook(
+                        lambda m, _, out: outputs.__setitem__(id(m), out if out.ndim == 3 else out[None])
+                    )
                     stack.callback(handle.remove)
         stack.enter_context(adapter.attached({name: [recorder] for name in names}, None))
         adapter.forward(inputs)
@@ -121,7 +132,9 @@ def close(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and bool((a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1.0))
 
 
-def _disproved(adapter: HuggingFaceAdapter, tower: Tower, block: Block, seen: Mapping[str, Tensor], outputs: Mapping[int, Tensor]) -> Iterator[tuple[str, str]]:
+def _disproved(
+    adapter: HuggingFaceAdapter, tower: Tower, block: Block, seen: Mapping[str, Tensor], outputs: Mapping[int, Tensor]
+) -> Iterator[tuple[str, str]]:
     """(kind, reason) of every point of this layer that the numbers refute."""
 
     def at(kind: str) -> Tensor | None:
@@ -137,7 +150,9 @@ def _disproved(adapter: HuggingFaceAdapter, tower: Tower, block: Block, seen: Ma
             yield from (("attn.hook_z", GATED), (DERIVED, GATED))
         yield from _projection_points(adapter, tower, block, v, at("attn.hook_rot_q"), outputs)
     writes = {kind: at(kind) for kind in ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")}
-    if not all(isinstance(value, Tensor) for value in writes.values()) or not close(_rebuilt(block, writes), writes["hook_resid_post"]):  # type: ignore[arg-type]
+    if not all(isinstance(value, Tensor) for value in writes.values()) or not close(
+        _rebuilt(block, writes), writes["hook_resid_post"]
+    ):  # type: ignore[arg-type]
         yield from ((kind, NO_SUM) for kind in WRITES)
 
 
@@ -150,7 +165,9 @@ def _rebuilt(block: Block, writes: Mapping[str, Any]) -> Tensor:
     return second(first(mid) + writes["hook_mlp_out"])
 
 
-def _projection_points(adapter: HuggingFaceAdapter, tower: Tower, block: Block, v: Tensor, q: Tensor | None, outputs: Mapping[int, Tensor]) -> Iterator[tuple[str, str]]:
+def _projection_points(
+    adapter: HuggingFaceAdapter, tower: Tower, block: Block, v: Tensor, q: Tensor | None, outputs: Mapping[int, Tensor]
+) -> Iterator[tuple[str, str]]:
     """Keep the projections whose v is the v that attention got; their q then tells whether positions are rotary."""
     key = (tower.name, block.layer)
     proven = next((found for found in candidates(block) if _holds(found["v"], outputs, v)), None)
@@ -169,7 +186,9 @@ def _holds(projection: Projection, outputs: Mapping[int, Tensor], value: Tensor)
     return output is not None and close(projection.view(output), value)
 
 
-def _is_parallel(adapter: HuggingFaceAdapter, tower: Tower, inputs: Mapping[str, Any], seen: Mapping[str, Tensor]) -> bool:
+def _is_parallel(
+    adapter: HuggingFaceAdapter, tower: Tower, inputs: Mapping[str, Any], seen: Mapping[str, Tensor]
+) -> bool:
     """Does the MLP of the first layer with attention ignore a change of the attention's output?"""
     layer = min(tower.blocks)
     write, read = (PointId(tower.name, kind, layer).name for kind in ("hook_attn_out", "hook_mlp_out"))

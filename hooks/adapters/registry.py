@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-from interp.kernels.backends.eager import attention_pattern, attention_scores, repeat_kv, z_from_pattern
 from interp.hooks.names import SQUARE
+from interp.kernels.backends.eager import attention_pattern, attention_scores, repeat_kv, z_from_pattern
 from interp.kernels.errors import InterpError
 
 NAME = "interp"
@@ -75,16 +75,27 @@ def attend(
     """
     site = SITES.get(module)
     if site is None:
-        raise InterpError("E403", f"{type(module).__name__} uses attention {NAME!r} but belongs to no HookedModel", fix="open it with interp.load or HookedModel.from_hf")
+        raise InterpError(
+            "E403",
+            f"{type(module).__name__} uses attention {NAME!r} but belongs to no HookedModel",
+            fix="open it with interp.load or HookedModel.from_hf",
+        )
     window = (site.seen, site.length)
     site.seen, site.calls = site.seen + query.shape[2], site.calls + 1
     site.heads = (query.shape[1], key.shape[1])
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if site.fire is not None:
         query, key, value = (_fire_heads(site, kind, x, window) for kind, x in (("q", query), ("k", key), ("v", value)))
-    if site.native == "eager" or site.kinds & SQUARE or kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
+    if (
+        site.native == "eager"
+        or site.kinds & SQUARE
+        or kwargs.get("softcap") is not None
+        or kwargs.get("s_aux") is not None
+    ):
         return _plain(site, module, query, key, value, attention_mask, scaling, window, kwargs)
-    return AttentionInterface._global_mapping["sdpa"](module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+    return AttentionInterface._global_mapping["sdpa"](
+        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+    )
 
 
 def _fire_heads(site: AttentionSite, which: str, x: Tensor, window: tuple[int, int]) -> Tensor:
@@ -96,9 +107,21 @@ def _fire_heads(site: AttentionSite, which: str, x: Tensor, window: tuple[int, i
     return site.fire(kind, x.transpose(1, 2), *window).transpose(1, 2)
 
 
-def _plain(site: AttentionSite, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, window: tuple[int, int], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def _plain(
+    site: AttentionSite,
+    module: nn.Module,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    window: tuple[int, int],
+    kwargs: dict[str, Any],
+) -> tuple[Tensor, Tensor]:
     n_rep = q.shape[1] // k.shape[1]
-    scores = attention_scores(q, repeat_kv(k, n_rep), scaling, mask=mask, softcap=kwargs.get("softcap"), bias=kwargs.get("position_bias"))
+    scores = attention_scores(
+        q, repeat_kv(k, n_rep), scaling, mask=mask, softcap=kwargs.get("softcap"), bias=kwargs.get("position_bias")
+    )
     allowed = None if mask is None else mask > torch.finfo(mask.dtype).min / 2
     if "attn.hook_attn_scores" in site.kinds:
         assert site.fire is not None

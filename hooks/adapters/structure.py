@@ -12,11 +12,38 @@ from typing import Any
 
 from torch import Tensor, nn
 
-ATTENTION = ("attention.self", "attention.attention", "self_attn", "self_attention", "attn", "attention", "SelfAttention")
+ATTENTION = (
+    "attention.self",
+    "attention.attention",
+    "self_attn",
+    "self_attention",
+    "attn",
+    "attention",
+    "SelfAttention",
+)
 OUT_PROJECTION = ("o_proj", "out_proj", "c_proj", "dense", "proj", "wo", "out_lin")
 MLP_WRITE = ("post_feedforward_layernorm", "layer_scale2", "mlp", "feed_forward", "block_sparse_moe", "ffn", "fc2")
-FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "layernorm", "post_layernorm", "ln_post", "layer_norm")
-EMBED = ("embed_tokens", "wte", "embed_in", "word_embeddings", "embeddings.word_embeddings", "embeddings.token_embedding", "token_embedding", "embeddings", "patch_embed")
+FINAL_NORM = (
+    "norm",
+    "ln_f",
+    "final_layer_norm",
+    "final_layernorm",
+    "layernorm",
+    "post_layernorm",
+    "ln_post",
+    "layer_norm",
+)
+EMBED = (
+    "embed_tokens",
+    "wte",
+    "embed_in",
+    "word_embeddings",
+    "embeddings.word_embeddings",
+    "embeddings.token_embedding",
+    "token_embedding",
+    "embeddings",
+    "patch_embed",
+)
 POSITION_EMBED = ("wpe", "embeddings.position_embeddings", "embed_positions")
 HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_head", "n_heads")
 KV_HEAD_COUNTS = ("num_kv_heads", "num_key_value_heads")
@@ -88,25 +115,40 @@ def find_towers(model: nn.Module) -> tuple[Tower, ...]:
     found = []
     for path, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module):
-            blocks = {layer: block for layer, child in enumerate(module) if (block := find_block(layer, child)) is not None}
+            blocks = {
+                layer: block for layer, child in enumerate(module) if (block := find_block(layer, child)) is not None
+            }
             if blocks:
                 found.append((path, len(module), blocks))
     names = _tower_names([path for path, _, _ in found])
-    towers = [_tower(model, name, path, n_layers, blocks) for name, (path, n_layers, blocks) in zip(names, found, strict=True)]
+    towers = [
+        _tower(model, name, path, n_layers, blocks) for name, (path, n_layers, blocks) in zip(names, found, strict=True)
+    ]
     return tuple(sorted(towers, key=lambda tower: tower.name))
 
 
 def _tower_names(paths: list[str]) -> list[str]:
     if len(paths) == 1:
         return [""]
-    roles = ["vision" if "vis" in path else "audio" if "audio" in path else "encoder" if "encoder" in path and "text" not in path else "" for path in paths]
+    roles = [
+        "vision"
+        if "vis" in path
+        else "audio"
+        if "audio" in path
+        else "encoder"
+        if "encoder" in path and "text" not in path
+        else ""
+        for path in paths
+    ]
     return [role if roles.count(role) == 1 else path.replace(".", "_") for role, path in zip(roles, paths, strict=True)]
 
 
 def _tower(model: nn.Module, name: str, path: str, n_layers: int, blocks: dict[int, Block]) -> Tower:
     """The norm, embedding and position embedding stand beside the layers, or one or two levels above them."""
     parts = path.split(".")
-    owners = [model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts) - 1, max(len(parts) - 3, -1), -1)]
+    owners = [
+        model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts) - 1, max(len(parts) - 3, -1), -1)
+    ]
 
     def beside(names: tuple[str, ...]) -> nn.Module | None:
         return next((module for owner in owners for module in _named(owner, names)), None)
@@ -133,8 +175,22 @@ def find_block(layer: int, module: nn.Module) -> Block | None:
         weight: Any = out.weight
         width = int(weight.shape[0] if type(out).__name__ == "Conv1D" else weight.shape[1])
         groups: Any = getattr(attn, "num_key_value_groups", 1) or 1
-        n_kv_heads = next((value for name in KV_HEAD_COUNTS if isinstance(value := getattr(attn, name, None), int)), n_heads // int(groups))
-        return Block(layer, module, attn, out, _attn_write(module, out), _mlp_write(module), _post_norms(module), n_heads, n_kv_heads, width // n_heads)
+        n_kv_heads = next(
+            (value for name in KV_HEAD_COUNTS if isinstance(value := getattr(attn, name, None), int)),
+            n_heads // int(groups),
+        )
+        return Block(
+            layer,
+            module,
+            attn,
+            out,
+            _attn_write(module, out),
+            _mlp_write(module),
+            _post_norms(module),
+            n_heads,
+            n_kv_heads,
+            width // n_heads,
+        )
     return None
 
 
@@ -147,7 +203,15 @@ def _owners(module: nn.Module, attn: nn.Module) -> Iterator[nn.Module]:
 def head_count(attn: nn.Module) -> int | None:
     """Number of query heads, from the module or its configuration."""
     owners = (attn, getattr(attn, "config", None))
-    return next((int(getattr(owner, name)) for owner in owners for name in HEAD_COUNTS if isinstance(getattr(owner, name, None), int)), None)
+    return next(
+        (
+            int(getattr(owner, name))
+            for owner in owners
+            for name in HEAD_COUNTS
+            if isinstance(getattr(owner, name, None), int)
+        ),
+        None,
+    )
 
 
 def _attn_write(module: nn.Module, out: nn.Module) -> nn.Module:

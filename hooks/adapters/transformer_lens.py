@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from interp.hooks.adapters.base import Adapter, Fired, HookContext, Hooks, run_hooks
+from interp.hooks.adapters.base import Adapter, Fired, Hooks, MidStream, fire_at
 from interp.hooks.adapters.probe_inputs import N_TOKENS
 from interp.hooks.adapters.proof import close
 from interp.hooks.batch import Batch
@@ -29,7 +30,9 @@ Pair = tuple[str, Callable[..., Any]]
 DERIVED = "attn.hook_result"
 SCORES = "attn.hook_attn_scores"
 ABSENT = "this bridge has no such hook point"
-NO_SUM = "resid_pre and attn_out do not add up to this bridge's resid_mid; an edit of it would not reach what skips the MLP"
+NO_SUM = (
+    "resid_pre and attn_out do not add up to this bridge's resid_mid; an edit of it would not reach what skips the MLP"
+)
 DEAD = "the bridge fires this hook on a tensor that was already used; a change of it is dropped"
 
 
@@ -41,9 +44,17 @@ class BridgeAdapter(Adapter):
 
     def __init__(self, bridge: TransformerBridge) -> None:
         if bridge.training:
-            raise InterpError("E205", "the bridge is in training mode; dropout would make every number random", fix="call bridge.eval()")
+            raise InterpError(
+                "E205",
+                "the bridge is in training mode; dropout would make every number random",
+                fix="call bridge.eval()",
+            )
         if getattr(bridge.original_model, "main_input_name", "input_ids") != "input_ids":
-            raise InterpError("E403", "this bridge does not read tokens", fix="open the transformers model itself with HookedModel.from_hf")
+            raise InterpError(
+                "E403",
+                "this bridge does not read tokens",
+                fix="open the transformers model itself with HookedModel.from_hf",
+            )
         self.bridge = bridge
         config = bridge.cfg
         n_layers, n_heads = config.n_layers, config.n_heads
@@ -79,7 +90,9 @@ class BridgeAdapter(Adapter):
 
     def plain_forward(self, inputs: Mapping[str, Any]) -> Tensor:
         """The bridge's logits with no hooks of ours."""
-        return self.bridge(inputs["input_ids"].to(self.device), attention_mask=inputs.get("attention_mask"), return_type="logits")
+        return self.bridge(
+            inputs["input_ids"].to(self.device), attention_mask=inputs.get("attention_mask"), return_type="logits"
+        )
 
     def forward(self, inputs: Mapping[str, Any]) -> Tensor:
         """The same; hooks act inside the bridge."""
@@ -99,14 +112,11 @@ class BridgeAdapter(Adapter):
                 first.append((scores.name, lambda x, hook, layer=layer: visible.note(layer, x)))
         for name, functions in hooks.items():
             point = self.available[name]
-
-            def run(x: Tensor, hook: Any, *, point: PointId = point, functions: Any = functions) -> Tensor:
-                return run_hooks(functions, x, HookContext(point, batch, allowed=visible.at(point, x)), fired)
-
+            run = partial(fire_at, functions, point, batch, fired)
             if point.kind == "hook_resid_mid":
                 last += _through_attn_out(point, run)
             else:
-                middle.append((name, run))
+                middle.append((name, lambda x, hook, run=run, point=point: run(x, 0, None, visible.at(point, x))))
         with self.bridge.hooks(fwd_hooks=[*first, *middle, *last]):
             yield fired
 
@@ -116,7 +126,12 @@ class BridgeAdapter(Adapter):
         plain, seen = self.bridge.run_with_cache(self.probe_inputs["input_ids"].to(self.device))
         cache = dict(seen.items())
         points = [PointId("", kind) for kind in TOWER_POINTS]
-        points += [PointId("", kind, layer) for kind in POINTS if kind not in TOWER_POINTS for layer in range(self.bridge.cfg.n_layers)]
+        points += [
+            PointId("", kind, layer)
+            for kind in POINTS
+            if kind not in TOWER_POINTS
+            for layer in range(self.bridge.cfg.n_layers)
+        ]
         refused = {point.name: ABSENT for point in points if point.name not in cache and point.kind != DERIVED}
         for kind in set(POINTS) - READ_ONLY - {"hook_resid_mid"}:
             first = PointId("", kind, None if kind in TOWER_POINTS else 0)
@@ -152,18 +167,9 @@ class VisibleKeys:
 
 def _through_attn_out(point: PointId, run: Callable[..., Tensor]) -> list[Pair]:
     """Hooks that carry an edit of resid_mid by attn_out: the bridge's own resid_mid feeds the MLP and nothing else."""
-    entering: list[Tensor] = []
-
-    def remember(x: Tensor, hook: Any) -> None:
-        entering[:] = [x]
-
-    def shift(x: Tensor, hook: Any) -> Tensor:
-        mid = entering[0] + x
-        edited = run(mid, hook)
-        return x if edited is mid else x + (edited - mid)
-
+    stream = MidStream(run)
     before, write = (replace(point, kind=kind).name for kind in ("hook_resid_pre", "hook_attn_out"))
-    return [(before, remember), (write, shift)]
+    return [(before, lambda x, hook: stream.remember(x)), (write, lambda x, hook: stream.shift(x))]
 
 
 def _adds_up(mid: PointId, cache: Mapping[str, Tensor], refused: Mapping[str, str]) -> bool:
@@ -192,15 +198,23 @@ def bridge_copy(model: HookedModel) -> TransformerBridge:
         return copy.deepcopy(model.adapter.bridge)
     assert isinstance(model.adapter, HuggingFaceAdapter)
     if "vision" in model.heads:
-        raise InterpError("E403", f"{model.name} sees images; TransformerLens may install packages when it boots such a model", fix="use the HookedModel itself")
+        raise InterpError(
+            "E403",
+            f"{model.name} sees images; TransformerLens may install packages when it boots such a model",
+            fix="use the HookedModel itself",
+        )
     from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
     architecture = type(model.adapter.model).__name__
     if architecture not in SUPPORTED_ARCHITECTURES:
-        raise InterpError("E403", f"TransformerLens has no adapter for {architecture}", fix="use the HookedModel itself")
+        raise InterpError(
+            "E403", f"TransformerLens has no adapter for {architecture}", fix="use the HookedModel itself"
+        )
     twin = copy.deepcopy(model.adapter.model)
     for config in attention_configs(twin):
         config._attn_implementation_internal = "eager"  # the only attention that hands its pattern to the bridge
-    bridge = build_bridge_from_module(twin, architecture, hf_config=twin.config, tokenizer=model.tokenizer, dtype=model.dtype)
+    bridge = build_bridge_from_module(
+        twin, architecture, hf_config=twin.config, tokenizer=model.tokenizer, dtype=model.dtype
+    )
     return bridge.eval()

@@ -47,7 +47,9 @@ def bpe() -> Any:
     core.decoder = decoders.ByteLevel()
     special = ["<pad>", "<s>", "</s>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     core.train_from_iterator(CORPUS, trainer)
     core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
@@ -142,7 +144,9 @@ def gpt2_by_hand(model: Any, ids: Tensor, real: Tensor | None = None, edit: Edit
 
 
 @torch.no_grad()
-def llama_by_hand(model: Any, ids: Tensor, real: Tensor | None = None, edit: Edit | None = None) -> tuple[Tensor, Notes]:
+def llama_by_hand(
+    model: Any, ids: Tensor, real: Tensor | None = None, edit: Edit | None = None
+) -> tuple[Tensor, Notes]:
     """Llama: rotary positions, RMSNorm before each part, grouped keys and values, gated SiLU."""
     notes, w = Notes(edit), {name.removeprefix("model."): value.double() for name, value in model.state_dict().items()}
     config = model.config

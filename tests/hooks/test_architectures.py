@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from interp.hooks.architectures import rows, sharp_model
 from interp.hooks.interventions import Ablate, Knockout, Patch, Redistribute
 from interp.hooks.names import HeadId, point_name
 from interp.hooks.reference import Reference
 from interp.hooks.tiny import TINY
 from interp.kernels.errors import InterpError
-from torch import Tensor
 
 OUT_PROJECTION = {
     ("gpt2", ""): "transformer.h.{}.attn.c_proj",
@@ -39,7 +40,9 @@ OUT_PROJECTION = {
 LLAMA_LIKE = "model.layers.{}.self_attn.o_proj"
 TWO_TOWERS = ("clip", "siglip", "llava", "qwen2_5_vl", "gemma3_vlm")
 TOWERS = [(name, tower) for name in TINY for tower in (("", "vision") if name in TWO_TOWERS else ("",))]
-EVERY_TOWER = pytest.mark.parametrize(("name", "tower"), TOWERS, ids=[f"{name}-{tower}".strip("-") for name, tower in TOWERS])
+EVERY_TOWER = pytest.mark.parametrize(
+    ("name", "tower"), TOWERS, ids=[f"{name}-{tower}".strip("-") for name, tower in TOWERS]
+)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -145,7 +148,9 @@ def first_real(batch: Any) -> int:
 def window(model: Any, layer: int) -> int:
     """How many keys a query sees, itself included."""
     config = model.adapter.config
-    sliding = config.model_type == "mistral" or getattr(config, "layer_types", {layer: ""})[layer] == "sliding_attention"
+    sliding = (
+        config.model_type == "mistral" or getattr(config, "layer_types", {layer: ""})[layer] == "sliding_attention"
+    )
     return config.sliding_window if sliding else 9
 
 

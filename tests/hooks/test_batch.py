@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from interp.hooks.batch import Batch, pad
 from interp.hooks.interventions import Ablate
 from interp.hooks.tiny import TINY
@@ -56,8 +57,9 @@ def test_an_edit_at_the_end_lands_on_the_last_real_token(name: str, side: str, h
 
 def test_models_that_cannot_be_told_positions_refuse_left_padding() -> None:
     """RoBERTa counts positions from after its padding row; ids from 0 would shift every token."""
-    from interp.hooks.model import HookedModel
     from transformers import RobertaConfig, RobertaForMaskedLM
+
+    from interp.hooks.model import HookedModel
 
     sizes = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
     config = RobertaConfig(vocab_size=64, max_position_embeddings=20, pad_token_id=1, **sizes)

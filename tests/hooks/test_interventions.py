@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from interp.hooks.batch import Batch
 from interp.hooks.interventions import Ablate, Intervention, Knockout, Patch, Redistribute, Scale, Steer
 from interp.hooks.names import HeadId
 from interp.hooks.reference import Reference
 from interp.kernels.errors import InterpError
-from torch import Tensor
 
 TOLERANCE = {"gpt2": 1e-10, "llama": 1e-5}
 LENGTHS = (7, 4, 6)
@@ -278,7 +279,10 @@ def test_knockout_from_role_to_role(bench: Bench) -> None:
 
 
 def test_a_knockout_that_leaves_nothing_to_see_is_refused(bench: Bench) -> None:
-    with bench.model.edit(Knockout("L1H0", queries=None, keys=(0,))), pytest.raises(InterpError, match="E205") as caught:
+    with (
+        bench.model.edit(Knockout("L1H0", queries=None, keys=(0,))),
+        pytest.raises(InterpError, match="E205") as caught,
+    ):
         bench.model(bench.batch)
     assert "query 0" in caught.value.what and caught.value.where == "blocks.1.attn.hook_attn_scores"
     torch.testing.assert_close(bench.model(bench.batch), bench.clean, atol=TOLERANCE[bench.family], rtol=0)
@@ -377,7 +381,20 @@ def test_what_is_read_under_an_edit_is_what_the_model_used(bench: Bench) -> None
 
 @pytest.mark.parametrize(
     "shape",
-    [(), (16,), (1, 16), (4, 1), (4, 8), (1, 4, 16), (6, 4, 16), (1, 7, 4, 16), (2, 7, 4, 16), (3, 1, 4, 16), (3, 9, 4, 16), (3, 7, 2, 16)],
+    [
+        (),
+        (16,),
+        (1, 16),
+        (4, 1),
+        (4, 8),
+        (1, 4, 16),
+        (6, 4, 16),
+        (1, 7, 4, 16),
+        (2, 7, 4, 16),
+        (3, 1, 4, 16),
+        (3, 9, 4, 16),
+        (3, 7, 2, 16),
+    ],
     ids=str,
 )
 def test_reference_values_never_broadcast_in_silence(bench: Bench, shape: tuple[int, ...]) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.utils import logging
+
 from interp.hooks.adapters.huggingface import HuggingFaceAdapter
 from interp.hooks.architectures import sharp_model
 from interp.hooks.loading import open_folder
 from interp.hooks.model import HookedModel
 from interp.kernels.errors import InterpError
-from transformers.utils import logging
 
 IDS = torch.randint(3, 128, (2, 6), generator=torch.Generator().manual_seed(9))
 
@@ -84,6 +85,12 @@ def test_attention_is_what_is_asked_for(tmp_path: Path) -> None:
     folder = saved(sharp_model("llama"), tmp_path)
     assert opened(folder).describe()["attention"] == ["sdpa"]
     assert opened(folder, attention="eager").describe()["attention"] == ["eager"]
+
+
+def test_an_unknown_attention_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InterpError, match="E201") as caught:
+        opened(saved(sharp_model("llama"), tmp_path), attention="spda")
+    assert "sdpa" in caught.value.fix
 
 
 def test_an_unknown_dtype_is_refused(tmp_path: Path) -> None:
@@ -160,8 +167,9 @@ def test_a_class_that_transformers_lacks_is_refused(tmp_path: Path) -> None:
 
 def test_weights_that_do_not_fit_the_config_are_refused(tmp_path: Path) -> None:
     folder = reconfigured(saved(sharp_model("llama"), tmp_path), intermediate_size=128)
-    with pytest.raises(InterpError, match="E405"):
+    with pytest.raises(InterpError, match="E405") as caught:
         opened(folder)
+    assert "6 weights have another shape" in caught.value.what
 
 
 @pytest.mark.parametrize("lost", ["model.layers.1.self_attn.o_proj.weight", "model.norm.weight"])
@@ -235,8 +243,9 @@ def test_a_model_without_attention_is_refused(tmp_path: Path) -> None:
 
 
 def test_layers_without_attention_are_listed(tmp_path: Path) -> None:
-    from interp.hooks.interventions import Ablate
     from transformers import Lfm2Config, Lfm2ForCausalLM
+
+    from interp.hooks.interventions import Ablate
 
     config = Lfm2Config(
         vocab_size=128,

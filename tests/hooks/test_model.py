@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from interp.hooks.adapters.probe_inputs import probe_inputs
 from interp.hooks.adapters.registry import SITES
 from interp.hooks.architectures import sharp_model
@@ -14,7 +16,6 @@ from interp.hooks.interventions import Ablate, Intervention, Knockout, Scale
 from interp.hooks.model import HookedModel
 from interp.hooks.names import HeadId
 from interp.kernels.errors import InterpError
-from torch import Tensor
 
 IDS = torch.randint(3, 119, (2, 6), generator=torch.Generator().manual_seed(5))
 NAMES = ("gpt2", "gemma2", "mixtral", "bert", "bloom", "clip", "llava", "qwen2_5_vl", "gemma3_vlm")

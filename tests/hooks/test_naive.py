@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from interp.hooks.interventions import Ablate, Scale
 from interp.hooks.naive import plain_outputs, read_output, sweep
 from interp.hooks.reference import paired_reference
-from torch import Tensor
 
 PROMPTS = [[11, 12, 13, 14, 15], [21, 22, 23], [31, 32, 33, 34], [41, 42, 43, 44, 45, 46], [51, 52]]
 WIDTH = 6

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
+
 from interp.hooks.names import (
     POINTS,
     TOWER_POINTS,
@@ -52,7 +54,9 @@ def test_any_text_is_heads_or_a_named_mistake(text: str) -> None:
         assert found and all(head.head < SHAPE[head.tower][head.layer] for head in found)
 
 
-@pytest.mark.parametrize("wrong", ["", "L5", "H1", "L5H", "L5 H1", "five", "5", "L5.1", "L1H1H1", "LLH1", "L1H1x", "1.2.3"])
+@pytest.mark.parametrize(
+    "wrong", ["", "L5", "H1", "L5H", "L5 H1", "five", "5", "L5.1", "L1H1H1", "LLH1", "L1H1x", "1.2.3"]
+)
 def test_a_text_that_is_no_head_is_refused_with_an_example(wrong: str) -> None:
     with pytest.raises(InterpError, match="E202") as caught:
         parse_head(wrong)

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from interp.hooks.architectures import sharp_model
 from interp.hooks.model import HookedModel
 from interp.hooks.names import POINTS, HeadId
 from interp.kernels.errors import InterpError
-from torch import Tensor
 
 IDS = torch.randint(3, 128, (3, 7), generator=torch.Generator().manual_seed(1))
 TOLERANCE = {"gpt2": 1e-11, "llama": 1e-5}
@@ -210,6 +211,28 @@ def test_gradients_flow_through_the_cache(hooked: Any) -> None:
     assert gradient.shape == (3, 7, 4, 16) and bool(gradient.any())
     _, detached = model.run_with_cache(IDS, "blocks.0.attn.hook_z")
     assert not detached["z", 0].requires_grad
+
+
+@pytest.mark.parametrize(
+    "kind", ["attn.hook_q", "attn.hook_v", "attn.hook_pattern", "attn.hook_z", "hook_resid_mid", "hook_mlp_out"]
+)
+@pytest.mark.parametrize("name", ["llama", "gpt_neox", "phi3"])
+def test_gradients_at_a_point_are_the_slope_of_an_edit_there(hooked: Any, name: str, kind: str) -> None:
+    model = hooked(name)
+    point = f"blocks.0.{kind}"
+    if point in model.adapter.refused:
+        pytest.skip(model.adapter.refused[point])
+    logits, cache = model.run_with_cache(IDS, point, grad=True)
+    (gradient,) = torch.autograd.grad(logits[:, -1, 5].sum(), cache[point])
+    direction = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(0))
+    step = 2e-3
+    up, down = (
+        model.run_with_hooks(IDS, {point: lambda x, _, s=sign: x + s * step * direction})[:, -1, 5].sum()
+        for sign in (1, -1)
+    )
+    slope = float((up - down).double() / (2 * step))
+    expected = float((gradient.double() * direction.double()).sum())
+    assert abs(slope - expected) <= 2e-2 * max(abs(expected), 1e-1), (slope, expected)
 
 
 def test_short_names_of_the_cache(hooked: Any) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from interp.hooks.adapters.huggingface import HuggingFaceAdapter
 from interp.hooks.adapters.registry import attend
 from interp.hooks.architectures import sharp_model
@@ -13,7 +15,6 @@ from interp.hooks.model import HookedModel
 from interp.hooks.names import HeadId, parse_heads
 from interp.hooks.probe import canary
 from interp.kernels.errors import InterpError
-from torch import Tensor, nn
 
 IDS = torch.randint(3, 119, (3, 6), generator=torch.Generator().manual_seed(2))
 

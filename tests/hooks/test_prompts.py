@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from interp.hooks.architectures import sharp_model
 from interp.hooks.batch import Batch
 from interp.hooks.model import HookedModel
 from interp.hooks.prompts import encode_text, first_token_warnings, make_batch
 from interp.hooks.tiny import IMAGE_TOKEN
 from interp.kernels.errors import InterpError
-from PIL import Image
 
 TEXT = "When Mary and John went to the store"
 TEMPLATE = (

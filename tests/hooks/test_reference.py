@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from interp.hooks.interventions import Ablate, Intervention
 from interp.hooks.reference import Reference, mean_reference, paired_reference
 from interp.kernels.errors import InterpError
@@ -101,6 +102,9 @@ def test_files_read_back(paired: bool, tmp_path: Any) -> None:
 
 def test_digest_of_every_dtype_and_of_nothing() -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.int64, torch.bool):
-        digests = {Reference({"a": torch.ones(2, dtype=dtype)}).digest, Reference({"a": torch.zeros(2, dtype=dtype)}).digest}
+        digests = {
+            Reference({"a": torch.ones(2, dtype=dtype)}).digest,
+            Reference({"a": torch.zeros(2, dtype=dtype)}).digest,
+        }
         assert len(digests) == 2
     assert Reference({}).digest == Reference({}).digest != Reference({"a": torch.ones(())}).digest

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from transformer_lens.model_bridge.sources import boot_native, build_bridge_from_module
+
 from interp.hooks.architectures import sharp_model
 from interp.hooks.interventions import Ablate, Intervention, Knockout, Patch, Redistribute, Scale, Steer
 from interp.hooks.model import HookedModel
@@ -14,8 +17,6 @@ from interp.hooks.names import HeadId
 from interp.hooks.probe import canary
 from interp.hooks.reference import Reference
 from interp.kernels.errors import InterpError
-from torch import Tensor
-from transformer_lens.model_bridge.sources import boot_native, build_bridge_from_module
 
 IDS = torch.randint(3, 128, (3, 7), generator=torch.Generator().manual_seed(4))
 NATIVE = dict(

@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
-from interp.kernels.backends.eager import attention_pattern, attention_scores, repeat_kv, z_from_pattern
 from scipy.special import softmax
 from torch import Tensor
+
+from interp.kernels.backends.eager import attention_pattern, attention_scores, repeat_kv, z_from_pattern
 
 B, H, KV, Q, K, D = 2, 4, 2, 5, 7, 3
 
