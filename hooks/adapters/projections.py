@@ -53,14 +53,14 @@ def candidates(block: Block) -> list[dict[str, Projection]]:
     sizes = (block.n_heads, block.n_kv_heads, block.d_head)
     found = []
     for names in SEPARATE:
-        modules = [getattr(block.attn, name, None) for name in names]
-        if all(isinstance(module, nn.Module) for module in modules):
+        modules = [module for name in names if isinstance(module := getattr(block.attn, name, None), nn.Module)]
+        if len(modules) == len(names):
             found.append(
                 {
                     which: Projection(module, which, *sizes, "separate")
                     for which, module in zip("qkv", modules, strict=True)
                 }
-            )  # type: ignore[arg-type]
+            )
     for name in FUSED:
         module = getattr(block.attn, name, None)
         if isinstance(module, nn.Module):

@@ -149,20 +149,19 @@ def _disproved(
         if not close(torch.einsum("bhqk,bkhd->bqhd", pattern, values), z):
             yield from (("attn.hook_z", GATED), (DERIVED, GATED))
         yield from _projection_points(adapter, tower, block, v, at("attn.hook_rot_q"), outputs)
-    writes = {kind: at(kind) for kind in ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")}
-    if not all(isinstance(value, Tensor) for value in writes.values()) or not close(
-        _rebuilt(block, writes), writes["hook_resid_post"]
-    ):  # type: ignore[arg-type]
+    stream = [at(kind) for kind in ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")]
+    known = [value for value in stream if value is not None]
+    if len(known) < len(stream) or not close(_rebuilt(block, *known[:3]), known[3]):
         yield from ((kind, NO_SUM) for kind in WRITES)
 
 
-def _rebuilt(block: Block, writes: Mapping[str, Any]) -> Tensor:
+def _rebuilt(block: Block, resid_pre: Tensor, attn_out: Tensor, mlp_out: Tensor) -> Tensor:
     """resid_post from its parts, by the rule of the block."""
-    mid = writes["hook_resid_pre"] + writes["hook_attn_out"]
     if block.norms is None:
-        return mid + writes["hook_mlp_out"]
+        return resid_pre + attn_out + mlp_out
     first, second = block.norms
-    return second(first(mid) + writes["hook_mlp_out"])
+    rebuilt: Tensor = second(first(resid_pre + attn_out) + mlp_out)
+    return rebuilt
 
 
 def _projection_points(
