@@ -16,7 +16,7 @@ from interp.ablation_text import as_html, as_text, headline
 from interp.circuits.evidence import Evidence, judge
 from interp.circuits.files import encode_json, run_id, write_atomic
 from interp.circuits.results import Result, RunInfo
-from interp.hooks.pairs import Drop
+from interp.hooks.examples import Drop
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ import numpy as np
 
 from interp.ablation_result import AblationResult, PromptRecord
 from interp.circuits.runfolder import RunFolder
-from interp.hooks.pairs import Drop
+from interp.hooks.examples import Drop
 from interp.kernels.errors import InterpError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import typer
 from interp.kernels.errors import InterpError
 
 if TYPE_CHECKING:
-    from interp.hooks.pairs import Drop
+    from interp.hooks.examples import Drop
     from interp.tasks.base import Task
 
 Model = Annotated[str, typer.Option("--model", "-M", help="Bundled name, folder of save_pretrained, or hub id.")]

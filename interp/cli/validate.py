@@ -20,7 +20,8 @@ from interp.cli.questions import (
 from interp.cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from interp.hooks.pairs import Drop, Pairs
+    from interp.hooks.examples import Drop
+    from interp.hooks.pairs import Pairs
     from interp.tasks.base import Task
 
 

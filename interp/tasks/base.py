@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from interp.hooks.pairs import Drop, Example
+from interp.hooks.examples import Drop, Example
 from interp.kernels.errors import InterpError, suggest
 
 

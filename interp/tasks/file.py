@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from interp.hooks.pairs import Drop, Example
+from interp.hooks.examples import Drop, Example
 from interp.kernels.errors import InterpError, InterpErrors
 from interp.tasks.base import Task, TaskExamples, Tokenizer
 from interp.tasks.reading import DELIMITERS, BadLine, Line, place, read_bytes, read_lines

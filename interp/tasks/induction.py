@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import ClassVar
 
-from interp.hooks.pairs import Example
+from interp.hooks.examples import Example
 from interp.kernels.errors import InterpError
 from interp.tasks.base import Task, TaskExamples, Tokenizer, token_ids
 

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from interp.hooks.pairs import Drop, Example, Span
+from interp.hooks.examples import Drop, Example, Span
 from interp.kernels.errors import InterpError
 from interp.tasks.base import Task, TaskExamples, Tokenizer, check_choice, token_ids
 

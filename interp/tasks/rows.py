@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from interp.hooks.pairs import Example, Prompt, Span
+from interp.hooks.examples import Example, Prompt, Span
 from interp.kernels.errors import InterpError
 from interp.tasks.reading import BadLine, Line, place
 

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.hooks.pairs import Example
+from interp.hooks.examples import Example
 from interp.kernels.errors import InterpError
 from interp.tasks.base import Task, Tokenizer, token_ids
 from interp.tasks.induction import Induction

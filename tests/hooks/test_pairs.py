@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from interp.hooks.pairs import Example, span_tokens, tokenise
+from interp.hooks.examples import Example
+from interp.hooks.pairs import span_tokens, tokenise
 from interp.hooks.prompts import encode_text
 from interp.kernels.errors import InterpError, InterpErrors
 

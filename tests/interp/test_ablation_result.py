@@ -14,8 +14,8 @@ import pytest
 
 from interp.ablation_result import CHANCE_IS_ZERO, AblationResult, PromptRecord
 from interp.circuits.results import RunInfo
+from interp.hooks.examples import Drop
 from interp.hooks.metrics import METRICS
-from interp.hooks.pairs import Drop
 from interp.kernels.errors import InterpError
 
 HEADS = tuple(f"L{layer}H{head}" for layer in range(2) for head in range(4))

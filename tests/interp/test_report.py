@@ -17,7 +17,7 @@ import pytest
 
 from interp.ablation_result import AblationResult, PromptRecord
 from interp.circuits.results import RunInfo
-from interp.hooks.pairs import Drop
+from interp.hooks.examples import Drop
 from interp.kernels.errors import InterpError
 from interp.report.data import HEAD_BYTES, LEVELS, MAX_TOKENS, MISSING, PAGE_BYTES, quantised, shown_positions
 from interp.report.figures import effect_heatmap, pattern_figure, prompt_effects, top_heads

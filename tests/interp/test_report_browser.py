@@ -18,7 +18,7 @@ import pytest
 
 from interp.ablation_result import AblationResult, PromptRecord
 from interp.circuits.results import RunInfo
-from interp.hooks.pairs import Drop
+from interp.hooks.examples import Drop
 from interp.report.page import report
 
 pytestmark = pytest.mark.browser

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from interp.hooks.pairs import Example
+from interp.hooks.examples import Example
 from interp.kernels.errors import InterpError, InterpErrors
 from interp.tasks.file import FileTask, file_task
 from interp.tasks.reading import MAX_BYTES
