@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from interp import circuits, hooks, kernels
-    from interp.ablation import ablate
-    from interp.ablation_result import AblationResult
+    from interp.ablation.result import AblationResult
+    from interp.ablation.run import ablate
     from interp.hooks.interventions import Ablate, Knockout, Patch, Redistribute, Scale, Steer
     from interp.hooks.model import HookedModel
     from interp.hooks.names import HeadId
@@ -27,7 +27,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Ablate": "interp.hooks.interventions",
-    "AblationResult": "interp.ablation_result",
+    "AblationResult": "interp.ablation.result",
     "HeadId": "interp.hooks.names",
     "HookedModel": "interp.hooks.model",
     "InterpError": "interp.kernels.errors",
@@ -36,7 +36,7 @@ _HOMES = {
     "Redistribute": "interp.hooks.interventions",
     "Scale": "interp.hooks.interventions",
     "Steer": "interp.hooks.interventions",
-    "ablate": "interp.ablation",
+    "ablate": "interp.ablation.run",
     "load": "interp.loading",
     "report": "interp.report.page",
     "task": "interp.tasks.registry",

@@ -25,7 +25,7 @@ from interp.cli.terminal import Terminal
 from interp.kernels.errors import CODES, InterpError
 
 if TYPE_CHECKING:
-    from interp.ablation_result import AblationResult
+    from interp.ablation.result import AblationResult
 
 SHOWN_HEADS = 10
 NOT_FINITE_SHARE = 0.01
@@ -66,7 +66,7 @@ def ablate(
 
     RunFolder.check(folder, overwrite=overwrite)
 
-    from interp.ablation import ablate as run
+    from interp.ablation.run import ablate as run
     from interp.loading import load
 
     opened = load(model, dtype=dtype, device=device, allow_pickle=allow_pickle)
@@ -94,7 +94,7 @@ def ablate(
 
 def show(terminal: Terminal, result: AblationResult, folder: Path) -> None:
     """Headline, top heads, what was left out, what to know, and where the run is."""
-    from interp.ablation_text import COLUMNS, cells
+    from interp.ablation.text import COLUMNS, cells
 
     terminal.say(result.headline())
     terminal.table(COLUMNS, [cells(row) for row in result.top(SHOWN_HEADS)])

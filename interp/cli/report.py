@@ -21,7 +21,7 @@ def report(
     ] = None,
 ) -> None:
     """Write one HTML file that needs no network."""
-    from interp.ablation_result import AblationResult
+    from interp.ablation.result import AblationResult
     from interp.circuits.runfolder import REPORT
     from interp.report.page import report as write
 

@@ -12,8 +12,8 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, UInt8
 
-from interp.ablation_result import AblationResult
-from interp.ablation_text import counted
+from interp.ablation.result import AblationResult
+from interp.ablation.text import counted
 from interp.report.figures import (
     clean_metric,
     effect_heatmap,

@@ -9,8 +9,8 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from interp.ablation_result import AblationResult, PromptRecord
-from interp.ablation_text import number
+from interp.ablation.result import AblationResult, PromptRecord
+from interp.ablation.text import number
 from interp.circuits.evidence import control_effects
 from interp.hooks.names import HeadId, parse_head
 from interp.report.palette import CONTROL, DIVERGING, GRID, HEAD, INK, MUTED, SEQUENTIAL, SURFACE, scale

@@ -19,8 +19,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from interp.ablation_result import AblationResult
-from interp.ablation_text import counted, number
+from interp.ablation.result import AblationResult
+from interp.ablation.text import counted, number
 from interp.circuits.files import plain, write_atomic
 from interp.kernels.errors import InterpError
 from interp.report.data import patterns_note, section_data, shown_prompts

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from interp.ablation_result import AblationResult
-from interp.ablation_text import number
+from interp.ablation.result import AblationResult
+from interp.ablation.text import number
 
 CLAIMED = "claimed"
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interp.ablation_result import CHANCE_IS_ZERO, AblationResult, PromptRecord
+from interp.ablation.result import CHANCE_IS_ZERO, AblationResult, PromptRecord
 from interp.circuits.results import RunInfo
 from interp.hooks.examples import Drop
 from interp.hooks.metrics import METRICS

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from interp.ablation_result import AblationResult
+from interp.ablation.result import AblationResult
 
 FAST = ("--heads", "L0H0,L1H1", "--controls", "1", "--no-progress")
 PAIR = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from interp.ablation_result import AblationResult
+from interp.ablation.result import AblationResult
 
 FAST = ("--heads", "L0H0,L1H1", "--controls", "1", "--no-progress")
 CLEAN = "When Mary and John went to the shop, John gave a book to"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.ablation import ablate
+from interp.ablation.run import ablate
 from interp.kernels.errors import InterpError
 from interp.loading import load
 from interp.tasks.file import file_task

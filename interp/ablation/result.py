@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from interp.ablation_tables import csv_text, rows, summary
-from interp.ablation_text import as_html, as_text, headline
+from interp.ablation.tables import csv_text, rows, summary
+from interp.ablation.text import as_html, as_text, headline
 from interp.circuits.evidence import Evidence, judge
 from interp.circuits.files import encode_json, run_id, write_atomic
 from interp.circuits.results import Result, RunInfo
@@ -198,7 +198,7 @@ class AblationResult(Result):
         Raises:
             InterpError: E204 the folder holds something else; E602 it cannot be written.
         """
-        from interp.ablation_store import save
+        from interp.ablation.store import save
 
         return save(self, folder, overwrite=overwrite)
 
@@ -210,6 +210,6 @@ class AblationResult(Result):
             InterpError: E204 no complete run; E701 a file is missing, changed or does not fit the others; E702 a
                 schema or kind that this version does not read.
         """
-        from interp.ablation_store import load
+        from interp.ablation.store import load
 
         return load(folder)

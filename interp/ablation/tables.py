@@ -11,7 +11,7 @@ from interp.hooks.names import HeadId, parse_head
 if TYPE_CHECKING:
     import pandas as pd
 
-    from interp.ablation_result import AblationResult
+    from interp.ablation.result import AblationResult
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """First characters that make a spreadsheet read text as a formula; the last four are full-width forms."""

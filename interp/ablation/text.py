@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from interp.circuits.evidence import is_varied, moments
 
 if TYPE_CHECKING:
-    from interp.ablation_result import AblationResult, HeadEffect
+    from interp.ablation.result import AblationResult, HeadEffect
 
 COLUMNS = ("head", "effect", "interval", "controls", "q", "claimed", "note")
 NAMED = 5

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from interp.ablation_result import AblationResult, PromptRecord
+from interp.ablation.result import AblationResult, PromptRecord
 from interp.circuits.runfolder import RunFolder
 from interp.hooks.examples import Drop
 from interp.kernels.errors import InterpError

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.ablation_plan import Controls, Plan
-from interp.ablation_result import AblationResult, PromptRecord
+from interp.ablation.plan import Controls, Plan
+from interp.ablation.result import AblationResult, PromptRecord
 from interp.circuits.results import RunInfo, environment
 from interp.hooks.interventions import PATTERN_OPERATORS, Ablate
 from interp.hooks.metrics import Metric

@@ -1,0 +1,44 @@
+"""Examples as text: one question each, as its author wrote it, and those that were left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+Prompt = str | tuple[int, ...]
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question as its author wrote it.
+
+    Attributes:
+        id: unique within the task.
+        clean: the prompt, text or token ids.
+        answer: what should come next, as text (with its leading space) or one token id; None where no answer is asked.
+        distractor: the wrong answer it competes with.
+        corrupt: the prompt with the deciding information changed; same number of tokens as `clean`.
+        spans: role -> (start, end) character offsets in a text `clean`, token offsets in a token-id `clean`.
+        corrupt_spans: the same for `corrupt`.
+        where: file and line, for messages.
+    """
+
+    id: str
+    clean: Prompt
+    answer: str | int | None = None
+    distractor: str | int | None = None
+    corrupt: Prompt | None = None
+    spans: Mapping[str, Span] = field(default_factory=dict)
+    corrupt_spans: Mapping[str, Span] = field(default_factory=dict)
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A prompt that was left out, and why."""
+
+    id: str
+    code: str
+    reason: str
+    where: str = ""

@@ -1,0 +1,134 @@
+"""What every head of one ablation shares: the clean run, the metric, reference values and matched controls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.circuits.controls import matched_controls
+from interp.hooks.batch import Batch
+from interp.hooks.metrics import Metric
+from interp.hooks.naive import batches, plain_outputs
+from interp.hooks.names import HeadId, point_name
+from interp.hooks.pairs import Pairs
+from interp.hooks.reference import Reference, mean_reference, paired_reference
+
+if TYPE_CHECKING:
+    from interp.hooks.model import HookedModel
+
+
+class Plan:
+    """What every head of one sweep shares: the clean run, the metric on rows, and reference values."""
+
+    def __init__(self, model: HookedModel, pairs: Pairs, metric: Metric, batch_size: int) -> None:
+        self.model, self.pairs, self.metric, self.batch_size = model, pairs, metric, batch_size
+        self.read_at = pairs.read_at if metric.kind == "logits" else torch.full_like(pairs.read_at, -1)
+        self.clean = plain_outputs(model, pairs.clean, self.read_at, batch_size)
+
+    def measure(self, output: Float[Tensor, "batch d_out"], start: int, stop: int) -> Float[Tensor, " batch"]:
+        """The metric of prompts start to stop."""
+        answer, distractor = (
+            None if ids is None else ids[start:stop] for ids in (self.pairs.answer, self.pairs.distractor)
+        )
+        return self.metric(output, answer, distractor, self.clean[start:stop])
+
+    def parts(self, batch: Batch) -> list[Batch]:
+        return [batch.rows(start, stop) for start, stop in batches(batch.size, self.batch_size)]
+
+    def references(self, heads: tuple[HeadId, ...], operator: str) -> list[tuple[HeadId, Reference | None]]:
+        """Each head with the values that stand in for its z; heads of a layer share them."""
+        names = sorted({point_name("attn.hook_z", head.layer, head.tower) for head in heads})
+        if operator in ("mean", "positional-mean"):
+            whole = mean_reference(
+                self.model, self.parts(self.pairs.clean), names, per_position=operator == "positional-mean"
+            )
+        elif operator == "resample":
+            assert self.pairs.corrupt is not None
+            whole = paired_reference(
+                self.model, self.parts(self.pairs.corrupt), names, "the corrupt prompt of each pair"
+            )
+        else:
+            return [(head, None) for head in heads]
+        layers = {name: Reference({name: whole[name]}, whole.origin, whole.paired) for name in names}
+        return [(head, layers[point_name("attn.hook_z", head.layer, head.tower)]) for head in heads]
+
+    def output_norms(self, heads: tuple[HeadId, ...]) -> Float[np.ndarray, " head"]:
+        """Mean norm of what each head writes into the residual stream, |z_h W_O[h]|, over the clean prompts."""
+        names = sorted({point_name("attn.hook_z", head.layer, head.tower) for head in heads})
+        sums: dict[str, Tensor] = {}
+        count = 0.0
+        for part in self.parts(self.pairs.clean):
+            _, cache = self.model.run_with_cache(part, names)
+            for name in names:
+                point = self.model.adapter.available[name]
+                gram = torch.einsum("hdm,hem->hde", *[self.model.w_out(point.layer, point.tower).float()] * 2)  # type: ignore[arg-type]
+                z = cache[name].float()
+                squared = torch.einsum("bphd,hde,bphe->bph", z, gram, z).clamp(min=0)
+                weight = (
+                    part.mask if part.mask is not None and part.mask.shape == z.shape[:2] else torch.ones(z.shape[:2])
+                )
+                sums[name] = (
+                    sums.get(name, torch.zeros(()))
+                    + (squared.sqrt() * weight.to(z.device)[:, :, None]).sum((0, 1)).double().cpu()
+                )
+            count += float(weight.sum())
+        return np.array(
+            [float(sums[point_name("attn.hook_z", head.layer, head.tower)][head.head]) / count for head in heads]
+        )
+
+
+@dataclass(frozen=True)
+class Controls:
+    """The heads a sweep measures and, for each, its matched controls.
+
+    Attributes:
+        measured: heads asked for and the controls they need, in model order.
+        labels: for each measured head its controls; empty for heads measured only as controls.
+        notes: for heads whose controls are not what was asked for.
+    """
+
+    measured: tuple[HeadId, ...]
+    labels: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def match(cls, plan: Plan, chosen: tuple[HeadId, ...], n: int) -> Controls:
+        """Same layer, nearest output norm (see `interp.circuits.controls`)."""
+        towers = {head.tower for head in chosen}
+        layers = {(head.tower, head.layer) for head in chosen}
+        every = [
+            HeadId(tower, layer, head)
+            for tower in sorted(towers)
+            for layer, count in enumerate(plan.model.heads[tower])
+            for head in range(count)
+        ]
+        pool = tuple(head for head in every if (head.tower, head.layer) in layers)
+        if any(plan.model.heads[tower][layer] == 1 for tower, layer in layers):
+            pool = tuple(every)
+        number = {key: index for index, key in enumerate(sorted({(head.tower, head.layer) for head in pool}))}
+        matched = matched_controls(
+            plan.output_norms(pool), np.array([number[head.tower, head.layer] for head in pool]), n
+        )
+        wanted = set(chosen)
+        needed = {
+            pool[index]
+            for head, indices in zip(pool, matched.indices, strict=True)
+            if head in wanted
+            for index in indices
+        }
+        measured = tuple(head for head in pool if head in wanted | needed)
+        labels = {
+            head: tuple(pool[index].label for index in indices) if head in wanted else ()
+            for head, indices in zip(pool, matched.indices, strict=True)
+        }
+        noted: dict[str, list[str]] = {}
+        for head, note in zip(pool, matched.notes, strict=True):
+            if note and head in wanted:
+                noted.setdefault(note, []).append(head.label)
+        notes = tuple(f"{', '.join(found)}: {note}" for note, found in noted.items())
+        return cls(measured, tuple(labels[head] for head in measured), notes)
