@@ -204,9 +204,16 @@ def test_models_of_every_dtype_open_and_say_how_close_they_are(dtype: torch.dtyp
         assert certificate.top1 == 1.0 or dtype != torch.float64
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "phi3"])
-def test_gradients_of_every_point_are_differences_of_the_output(family: str, hooked: Any) -> None:
-    """Along a random direction u at each point: the gradient times u against (f(x + hu) - f(x - hu)) / 2h."""
+@pytest.mark.parametrize(
+    ("family", "h", "allowed"), [("gpt2", 1e-5, 1e-5), ("gpt_neox", 1e-5, 1e-5), ("llama", 1e-3, 2e-2), ("phi3", 1e-3, 2e-2)]
+)
+def test_gradients_of_every_point_are_differences_of_the_output(
+    family: str, h: float, allowed: float, hooked: Any
+) -> None:
+    """Along a random direction u at each point: the gradient times u against (f(x + hu) - f(x - hu)) / 2h.
+
+    The norms of Llama and Phi-3 round to float32, which a small h would blow up.
+    """
     model = hooked(family, dtype=torch.float64)
     readout = torch.randn(3, 7, 128, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     computed = (*READ_ONLY, "attn.hook_result")
@@ -216,10 +223,10 @@ def test_gradients_of_every_point_are_differences_of_the_output(family: str, hoo
     for name, gradient in zip(names, gradients, strict=True):
         masked = cache[name].detach() < -1e300
         direction = torch.randn(masked.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        step = (1e-4 * direction).masked_fill(masked, 0.0)
+        step = (h * direction).masked_fill(masked, 0.0)
         up, down = (model.run_with_hooks(IDS, {name: lambda x, _, s=s: x + s * step}) for s in (1, -1))  # noqa: B023
-        wanted = float(((up - down) * readout).sum()) / 2e-4
-        assert float((gradient * direction).sum()) == pytest.approx(wanted, rel=2e-3, abs=2e-3), name
+        wanted = float(((up - down) * readout).sum()) / (2 * h)
+        assert float((gradient * direction).sum()) == pytest.approx(wanted, rel=allowed, abs=allowed), name
 
 
 def test_what_is_captured_without_gradients_holds_no_graph(hooked: Any) -> None:
