@@ -49,7 +49,7 @@ def test_any_text_is_heads_or_a_named_mistake(text: str) -> None:
     try:
         found = parse_heads(text, SHAPE)
     except InterpError as error:
-        assert error.code in ("E202", "E203", "E401")
+        assert error.code in ("E201", "E202", "E203", "E401")
     else:
         assert found and all(head.head < SHAPE[head.tower][head.layer] for head in found)
 
