@@ -27,7 +27,6 @@ from interp.hooks.edits import (
     replace_rows,
     replace_stream,
     uniform_pattern,
-    visible,
 )
 from interp.hooks.names import HeadSpec, parse_heads, point_name, split_heads
 from interp.hooks.reference import Reference, fit
@@ -326,7 +325,6 @@ class Redistribute(Intervention):
             gives = ~takes if self.give is None else key_mask(batch, self.give, context, pattern)
             if bool((takes & gives).any()):
                 raise InterpError("E205", "a key cannot both give and get attention", where=context.name)
-            gives = gives * visible(pattern, context)
             taken = pattern * takes * self.share
             weights = pattern * gives
             total = weights.sum(-1, keepdim=True)

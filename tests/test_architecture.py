@@ -206,7 +206,9 @@ def test_the_command_line_loads_nothing_heavy(python: Python) -> None:
 
 
 def test_transformer_lens_is_loaded_only_when_used(python: Python) -> None:
-    code = "import sys, interp.hooks.model, interp.loading, interp.ablation.run; print('transformer_lens' in sys.modules)"
+    code = (
+        "import sys, interp.hooks.model, interp.loading, interp.ablation.run; print('transformer_lens' in sys.modules)"
+    )
     assert python(code) == "False"
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from interp.hooks import architectures
 from interp.hooks.architectures import rows, sharp_model
 from interp.hooks.interventions import Ablate, Knockout, Patch, Redistribute
 from interp.hooks.names import HeadId, point_name
@@ -243,3 +246,17 @@ def test_towers_and_heads_are_counted_right(hooked: Any) -> None:
         assert set(model.heads) == ({"", "vision"} if name in TWO_TOWERS else {""})
         if "vision" in model.heads:
             assert model.heads["vision"] == model.kv_heads["vision"] == (4, 4)
+
+
+def test_the_script_prints_the_table_and_says_by_its_exit_code_whether_all_bars_are_met(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "architectures.py"))["main"]
+    assert main(["clip"]) == 0
+    printed = capsys.readouterr().out
+    assert "clip (vision)" in printed and "2 of 2 rows pass" in printed
+    starts = {line.index("pass") for line in printed.splitlines() if line.startswith("clip") and line.endswith("pass")}
+    assert len(starts) == 1  # aligned
+    monkeypatch.setattr(architectures, "CERTIFICATE", -1.0)
+    assert main(["vit"]) == 1
+    assert "FAIL: certificate" in capsys.readouterr().out

@@ -205,7 +205,8 @@ def test_models_of_every_dtype_open_and_say_how_close_they_are(dtype: torch.dtyp
 
 
 @pytest.mark.parametrize(
-    ("family", "h", "allowed"), [("gpt2", 1e-5, 1e-5), ("gpt_neox", 1e-5, 1e-5), ("llama", 1e-3, 2e-2), ("phi3", 1e-3, 2e-2)]
+    ("family", "h", "allowed"),
+    [("gpt2", 1e-5, 1e-5), ("gpt_neox", 1e-5, 1e-5), ("llama", 1e-3, 2e-2), ("phi3", 1e-3, 2e-2)],
 )
 def test_gradients_of_every_point_are_differences_of_the_output(
     family: str, h: float, allowed: float, hooked: Any
