@@ -157,7 +157,6 @@ class Scale(Intervention):
         ]
 
 
-HEAD_POINTS = ("attn.hook_q", "attn.hook_rot_q", "attn.hook_z")
 KV_POINTS = ("attn.hook_k", "attn.hook_rot_k", "attn.hook_v")
 STREAM_POINTS = ("hook_embed", "hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post")
 

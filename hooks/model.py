@@ -15,7 +15,7 @@ from interp.hooks.adapters.base import Adapter, HookFn
 from interp.hooks.batch import Batch
 from interp.hooks.capture import Cache, Recorder
 from interp.hooks.interventions import Intervention
-from interp.hooks.names import HeadId, match_names, point_name
+from interp.hooks.names import HeadId, match_names
 from interp.hooks.prompts import Prompts, from_inputs, make_batch, tokenizer_digest
 from interp.kernels.errors import InterpError, suggest
 
@@ -327,8 +327,3 @@ class HookedModel:
             f"{tower or 'main'}: {len(layers)} layers x {max(layers)} heads" for tower, layers in self.heads.items()
         )
         return f"HookedModel({self.name}, {about['architecture']}, {towers}, {about['dtype']} on {about['device']})"
-
-
-def z_name(head: HeadId) -> str:
-    """Hook name where this head's z is."""
-    return point_name("attn.hook_z", head.layer, head.tower)

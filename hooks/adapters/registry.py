@@ -92,7 +92,7 @@ def attend(
         or kwargs.get("softcap") is not None
         or kwargs.get("s_aux") is not None
     ):
-        return _plain(site, module, query, key, value, attention_mask, scaling, window, kwargs)
+        return _plain(site, query, key, value, attention_mask, scaling, window, kwargs)
     return AttentionInterface._global_mapping["sdpa"](
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
     )
@@ -109,7 +109,6 @@ def _fire_heads(site: AttentionSite, which: str, x: Tensor, window: tuple[int, i
 
 def _plain(
     site: AttentionSite,
-    module: nn.Module,
     q: Tensor,
     k: Tensor,
     v: Tensor,
