@@ -103,9 +103,7 @@ class HuggingFaceAdapter(Adapter):
             "model_type": self.config.model_type,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
-            "attention": sorted(
-                {SITES[block.attn].native for tower in self.towers.values() for block in tower.blocks.values()}
-            ),
+            "attention": sorted({site_label(site.native) for site, _ in self.sites()}),
         }
 
     def plain_forward(self, inputs: Mapping[str, Any]) -> Tensor:
@@ -291,6 +289,11 @@ def _usable(n_positions: int | None, towers: Mapping[str, Tower]) -> int | None:
     """Positions that tokens can have: a table with a padding row starts to count after it (RoBERTa)."""
     padding = getattr(towers[""].pos_embed, "padding_idx", None) if "" in towers else None
     return n_positions if n_positions is None or padding is None else n_positions - padding - 1
+
+
+def site_label(native: str) -> str:
+    """The attention a layer runs, and what stands in for it while another layer's attention call is hooked."""
+    return native if native in ("eager", "sdpa") else f"{native} (sdpa in forwards with a hooked attention call)"
 
 
 def attention_configs(model: nn.Module) -> list[Any]:

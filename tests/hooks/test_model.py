@@ -247,3 +247,11 @@ def test_knockouts_on_a_model_with_sinks_leave_the_sink(hooked: Any) -> None:
     kept = clean.clone()
     kept[:, 5] = 0
     torch.testing.assert_close(rest, kept / (kept.sum(-1, keepdim=True) + sink))
+
+
+def test_the_record_says_where_another_attention_stands_in() -> None:
+    model = HookedModel.from_hf(sharp_model("llama"))
+    assert model.describe()["attention"] == ["sdpa"]
+    for site, _ in model.adapter.sites():
+        site.native = "flash_attention_2"
+    assert model.describe()["attention"] == ["flash_attention_2 (sdpa in forwards with a hooked attention call)"]
