@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 Prompt = str | tuple[int, ...]
 Span = tuple[int, int]
+Option = str | int
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,9 @@ class Example:
     Attributes:
         id: unique within the task.
         clean: the prompt, text or token ids.
-        answer: what should come next, as text (with its leading space) or one token id; None where no answer is asked.
-        distractor: the wrong answer it competes with.
+        answer: what should come next, as text (with its leading space) or one token id; several where each of them is
+            right; None where no answer is asked.
+        distractor: the wrong answer, or answers, it competes with.
         corrupt: the prompt with the deciding information changed; same number of tokens as `clean`.
         spans: role -> (start, end) character offsets in a text `clean`, token offsets in a token-id `clean`.
         corrupt_spans: the same for `corrupt`.
@@ -26,8 +28,8 @@ class Example:
 
     id: str
     clean: Prompt
-    answer: str | int | None = None
-    distractor: str | int | None = None
+    answer: Option | tuple[Option, ...] | None = None
+    distractor: Option | tuple[Option, ...] | None = None
     corrupt: Prompt | None = None
     spans: Mapping[str, Span] = field(default_factory=dict)
     corrupt_spans: Mapping[str, Span] = field(default_factory=dict)

@@ -85,7 +85,7 @@ def open_folder(
         )
     processor = (
         transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
-        if (folder / "preprocessor_config.json").is_file()
+        if any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
         else None
     )
     return HookedModel.from_hf(
@@ -169,6 +169,8 @@ def _model_class(config: Any, folder: Path) -> Any:
     for architecture in config.architectures or ():
         if hasattr(transformers, architecture):
             return getattr(transformers, architecture)
+    if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:  # registered by whoever calls us
+        return transformers.AutoModelForCausalLM
     if config.architectures:
         raise InterpError(
             "E405",

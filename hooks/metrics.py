@@ -19,7 +19,7 @@ from interp.kernels.errors import InterpError, suggest
 Need = Literal["answer", "distractor", "reference"]
 Kind = Literal["logits", "embedding"]
 Output = Float[Tensor, "batch d_vocab"]
-Tokens = Int[Tensor, " batch"]
+Tokens = Int[Tensor, "batch option"]
 Rows = Float[Tensor, " batch"]
 Function = Callable[..., Rows]
 
@@ -49,24 +49,24 @@ class Metric:
     def __call__(
         self,
         output: Output,
-        answer: Tokens | None = None,
-        distractor: Tokens | None = None,
+        answer: Int[Tensor, batch * option] | None = None,
+        distractor: Int[Tensor, batch * option] | None = None,
         reference: Output | None = None,
     ) -> Rows:
         """One value a prompt, in float32 (float64 where the output is).
 
         Args:
             output: logits at the metric position, or pooled embeddings.
-            answer: right token of each prompt.
-            distractor: wrong token of each prompt.
+            answer: right token of each prompt, or several, with -1 where a prompt has fewer than others.
+            distractor: wrong tokens, likewise.
             reference: output of the untouched model on the same prompts.
 
         Raises:
             InterpError: E303, something in `needs` was not given.
         """
         given = {
-            "answer": answer,
-            "distractor": distractor,
+            "answer": _as_options(answer),
+            "distractor": _as_options(distractor),
             "reference": None if reference is None else widen(reference),
         }
         missing = [need for need in given if need in self.needs and given[need] is None]
@@ -108,28 +108,36 @@ def widen(output: Output) -> Output:
     return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
-def pick(values: Output, token: Int[Tensor, " batch"]) -> Rows:
-    """Entry of each row at its token."""
-    return values.gather(-1, token.long()[:, None])[:, 0]
+def _as_options(tokens: Tensor | None) -> Tokens | None:
+    """One token a prompt is one option a prompt."""
+    return tokens[:, None] if tokens is not None and tokens.ndim == 1 else tokens
 
 
-@register("logit_diff", "logits", "Logit of the answer minus logit of the distractor.")
+def pick(values: Output, tokens: Tokens, absent: float) -> Float[Tensor, "batch option"]:
+    """Entries of each row at its tokens; `absent` where a row has fewer of them."""
+    found = values.gather(-1, tokens.long().clamp(min=0))
+    return found.masked_fill(tokens < 0, absent)
+
+
+@register("logit_diff", "logits", "Logit of the answer minus logit of the distractor; the largest where several count.")
 def logit_diff(output: Output, answer: Tokens, distractor: Tokens) -> Rows:
-    """`output[answer] - output[distractor]`."""
-    return pick(output, answer) - pick(output, distractor)
+    """`max output[answer] - max output[distractor]`."""
+    best, other = (pick(output, tokens, -torch.inf).amax(-1) for tokens in (answer, distractor))
+    return best - other
 
 
 @register("log_prob", "nats", "Natural logarithm of the answer's probability.")
 def log_prob(output: Output, answer: Tokens) -> Rows:
-    """`log softmax(output)[answer]`."""
-    return pick(output.log_softmax(-1), answer)
+    """`log sum softmax(output)[answer]`."""
+    return pick(output.log_softmax(-1), answer, -torch.inf).logsumexp(-1)
 
 
 @register("prob_diff", "probability", "Probability of the answer minus that of the distractor.")
 def prob_diff(output: Output, answer: Tokens, distractor: Tokens) -> Rows:
-    """`softmax(output)[answer] - softmax(output)[distractor]`."""
+    """`sum softmax(output)[answer] - sum softmax(output)[distractor]`."""
     probability = output.softmax(-1)
-    return pick(probability, answer) - pick(probability, distractor)
+    right, wrong = (pick(probability, tokens, 0.0).sum(-1) for tokens in (answer, distractor))
+    return right - wrong
 
 
 @register("kl", "nats", "Minus KL(reference || output): 0 where nothing changed, negative where something did.")
@@ -142,8 +150,8 @@ def kl(output: Output, reference: Output) -> Rows:
 
 @register("top1", "share", "1 where the answer has the largest logit of the whole vocabulary, else 0.")
 def top1(output: Output, answer: Tokens) -> Rows:
-    """`argmax(output) == answer`; nan where a logit is nan or +inf, which argmax alone would hide."""
-    hit = output.argmax(-1).eq(answer).to(output.dtype)
+    """`argmax(output) in answer`; nan where a logit is nan or +inf, which argmax alone would hide."""
+    hit = output.argmax(-1, keepdim=True).eq(answer).any(-1).to(output.dtype)
     broken = (output.isnan() | output.isposinf()).any(-1)
     return hit.masked_fill(broken, float("nan"))
 

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.hooks.batch import Batch, pad
-from interp.hooks.examples import Drop, Example, Prompt, Span
+from interp.hooks.examples import Drop, Example, Option, Prompt, Span
 from interp.hooks.prompts import Encoded, encode, pad_id, tokenizer_digest
 from interp.kernels.errors import InterpError, InterpErrors
 
@@ -24,7 +24,8 @@ class Pairs:
     Attributes:
         examples: the kept examples, row by row.
         clean, corrupt: their prompts; `corrupt` is None unless every example has one. Roles are in `spans`.
-        answer, distractor: token ids; None unless every example has one.
+        answer, distractor: token ids; None unless every example has one. Where an example has several, the axis `option`
+            is as long as the most of them, and -1 fills the rest.
         read_at: position at which the answer is read: the last real token, or the mask token.
         tokens: tokens of each clean prompt as text.
         drops: examples left out.
@@ -34,8 +35,8 @@ class Pairs:
     examples: tuple[Example, ...]
     clean: Batch
     corrupt: Batch | None
-    answer: Int[Tensor, " batch"] | None
-    distractor: Int[Tensor, " batch"] | None
+    answer: Int[Tensor, batch * option] | None
+    distractor: Int[Tensor, batch * option] | None
     read_at: Int[Tensor, " batch"]
     tokens: tuple[tuple[str, ...], ...]
     drops: tuple[Drop, ...] = ()
@@ -52,8 +53,8 @@ class _Row:
     example: Example
     clean: Encoded
     corrupt: Encoded | None
-    answer: int | None
-    distractor: int | None
+    answer: tuple[int, ...] | None
+    distractor: tuple[int, ...] | None
     read_at: int
     spans: Mapping[str, tuple[int, ...]]
     corrupt_spans: Mapping[str, tuple[int, ...]]
@@ -128,8 +129,13 @@ def piece(tokenizer: Any, index: int) -> str:
     return str(index) if tokenizer is None else tokenizer.decode([index])
 
 
-def _column(values: list[int | None]) -> Int[Tensor, " batch"] | None:
-    return None if any(value is None for value in values) else torch.tensor(values)
+def _column(values: list[tuple[int, ...] | None]) -> Int[Tensor, batch * option] | None:
+    given = [value for value in values if value is not None]
+    if len(given) < len(values):
+        return None
+    most = max(map(len, given))
+    rows = torch.tensor([[*value, *[-1] * (most - len(value))] for value in given])
+    return rows[:, 0] if most == 1 else rows
 
 
 def _row(
@@ -154,10 +160,10 @@ def _row(
             _misaligned(tokenizer, clean.ids, corrupt.ids),
             fix="change words so that both prompts have the same number of tokens",
         )
-    answer = token_id(tokenizer, example.answer, example, first_token)
-    distractor = token_id(tokenizer, example.distractor, example, first_token)
-    if answer is not None and answer == distractor:
-        raise InterpError("E307", f"answer and distractor are both {piece(tokenizer, answer)!r}")
+    answer = token_ids(tokenizer, example.answer, example, first_token)
+    distractor = token_ids(tokenizer, example.distractor, example, first_token)
+    if both := set(answer or ()) & set(distractor or ()):
+        raise InterpError("E307", f"answer and distractor are both {piece(tokenizer, min(both))!r}")
     read_at = _read_at(tokenizer, clean.ids) if at_mask else len(clean.ids) - 1
     spans = {role: span_tokens(clean, span, role) for role, span in example.spans.items()}
     corrupt_spans = (
@@ -194,13 +200,23 @@ def _misaligned(tokenizer: Any, clean: list[int], corrupt: list[int]) -> str:
     return f"clean has {len(left)} tokens, corrupt {len(right)}; they first differ at token {first}\n    clean:   {'|'.join(left)}\n    corrupt: {'|'.join(right)}"
 
 
-def token_id(tokenizer: Any, word: str | int | None, example: Example, first_token: bool = False) -> int | None:
+def token_ids(
+    tokenizer: Any, options: Option | tuple[Option, ...] | None, example: Example, first_token: bool = False
+) -> tuple[int, ...] | None:
+    """The single token of each answer. Raises as `token_id` does."""
+    if options is None:
+        return None
+    several = options if isinstance(options, tuple) else (options,)
+    return tuple(token_id(tokenizer, option, example, first_token) for option in several)
+
+
+def token_id(tokenizer: Any, word: Option, example: Example, first_token: bool = False) -> int:
     """The single token of an answer, alone or as it continues the prompt.
 
     Raises:
         InterpError: E306 several tokens, with the pieces, or none that the tokenizer knows.
     """
-    if word is None or isinstance(word, int):
+    if isinstance(word, int):
         return word
     if tokenizer is None:
         raise InterpError(

@@ -42,6 +42,7 @@ def load(
         InterpError: E405 not found or not readable; E310 pickled weights; E401 no attention heads; E701 damaged file.
     """
     from interp.hooks.loading import open_folder
+    from interp.zoo import plain  # noqa: F401 - tells transformers of the architecture of planted and compiled models
 
     folder, revision_found = _folder(str(name), revision, allow_pickle)
     shown = Path(name).name if revision_found == "local" else str(name)

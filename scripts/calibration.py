@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import platform
 import random
-import runpy
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -29,6 +28,8 @@ import numpy as np  # noqa: E402
 import interp  # noqa: E402
 from interp.circuits.evidence import Evidence, judge  # noqa: E402
 from interp.tasks.base import Task, TaskExamples, Tokenizer  # noqa: E402
+from interp.zoo.planted.writing import word_tokenizer  # noqa: E402
+from interp.zoo.recipes.planted_induction import PlantedInduction  # noqa: E402
 
 LEVEL = 0.05
 BAR = 0.07
@@ -207,11 +208,11 @@ class PlantedClaims:
 
 
 def planted_claims(n_runs: int, n: int) -> PlantedClaims:
-    """Run planted induction models (tests/cases) and compare the claims with the truth."""
-    case = runpy.run_path(str(ROOT / "tests" / "cases" / "planted_induction.py"))
-    tokenizer, truth, right, wrong = case["planted_tokenizer"](), case["TRUE_HEADS"], 0, 0
+    """Run planted induction models with other noise each and compare the claims with the truth."""
+    recipe = PlantedInduction()
+    tokenizer, truth, right, wrong = word_tokenizer(recipe.words, recipe.positions), set(recipe.truth().heads), 0, 0
     for seed in range(n_runs):
-        model = interp.HookedModel.from_hf(case["planted_induction"](seed=seed), tokenizer, name="planted")
+        model = interp.HookedModel.from_hf(replace(recipe, seed=seed).build(), tokenizer, name="planted")
         task = interp.task("induction", n=n, seed=seed)
         rows = interp.ablate(model, task, heads="all", operator="mean", shown_prompts=0, seed=seed)
         claimed = {label for label, yes in zip(rows.heads, rows.evidence.claimed, strict=True) if yes}

@@ -149,14 +149,17 @@ def _disproved(
         if not close(torch.einsum("bhqk,bkhd->bqhd", pattern, values), z):
             yield from (("attn.hook_z", GATED), (DERIVED, GATED))
         yield from _projection_points(adapter, tower, block, v, at("attn.hook_rot_q"), outputs)
-    stream = [at(kind) for kind in ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")]
-    known = [value for value in stream if value is not None]
-    if len(known) < len(stream) or not close(_rebuilt(block, *known[:3]), known[3]):
+    before, attn_out, after = (at(kind) for kind in ("hook_resid_pre", "hook_attn_out", "hook_resid_post"))
+    if before is None or attn_out is None or after is None:
+        yield from ((kind, NO_SUM) for kind in WRITES)
+    elif not close(_rebuilt(block, before, attn_out, at("hook_mlp_out")), after):
         yield from ((kind, NO_SUM) for kind in WRITES)
 
 
-def _rebuilt(block: Block, resid_pre: Tensor, attn_out: Tensor, mlp_out: Tensor) -> Tensor:
-    """resid_post from its parts, by the rule of the block."""
+def _rebuilt(block: Block, resid_pre: Tensor, attn_out: Tensor, mlp_out: Tensor | None) -> Tensor:
+    """resid_post from its parts, by the rule of the block; attention-only models have no MLP."""
+    if mlp_out is None:
+        return resid_pre + attn_out
     if block.norms is None:
         return resid_pre + attn_out + mlp_out
     first, second = block.norms

@@ -91,6 +91,7 @@ def attend(
         or site.kinds & SQUARE
         or kwargs.get("softcap") is not None
         or kwargs.get("s_aux") is not None
+        or kwargs.get("normaliser") is not None
     ):
         return _plain(site, query, key, value, attention_mask, scaling, window, kwargs)
     return AttentionInterface._global_mapping["sdpa"](
@@ -125,7 +126,7 @@ def _plain(
     if "attn.hook_attn_scores" in site.kinds:
         assert site.fire is not None
         scores = site.fire("attn.hook_attn_scores", scores, *window, allowed)
-    pattern = attention_pattern(scores, sink=kwargs.get("s_aux"))
+    pattern = attention_pattern(scores, sink=kwargs.get("s_aux"), normaliser=kwargs.get("normaliser", "softmax"))
     if "attn.hook_pattern" in site.kinds:
         assert site.fire is not None
         pattern = site.fire("attn.hook_pattern", pattern, *window, allowed)

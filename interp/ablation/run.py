@@ -219,7 +219,11 @@ def prompt_records(model: HookedModel, pairs: Pairs) -> tuple[PromptRecord, ...]
     """The prompts as the report shows them."""
 
     def word(ids: Tensor | None, row: int) -> str:
-        return "" if ids is None else piece(model.tokenizer, int(ids[row]))
+        """The answer as text; of several, the first and the last."""
+        if ids is None:
+            return ""
+        options = [piece(model.tokenizer, token) for token in ids[row].flatten().tolist() if token >= 0]
+        return options[0] if len(options) == 1 else f"{options[0]} ...{options[-1]}"
 
     return tuple(
         PromptRecord(example.id, pairs.tokens[row], word(pairs.answer, row), word(pairs.distractor, row))

@@ -14,6 +14,7 @@ from interp.cli.report import report
 from interp.cli.tasks import tasks
 from interp.cli.validate import validate
 from interp.cli.verb import verb
+from interp.cli.zoo import zoo
 
 EPILOG = (
     "Exit codes: 0 done; 1 unexpected; 2 usage; 3 bad input data; 4 the model cannot do this; 5 partial; "
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 for _function in (ablate, report, validate, models, tasks, env):
     app.command()(verb(_function))
+app.add_typer(zoo)
 
 
 def _show_version(wanted: bool) -> bool:

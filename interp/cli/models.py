@@ -8,24 +8,29 @@ from interp.cli.terminal import Terminal
 
 
 def models(terminal: Terminal) -> None:
-    """List the bundled models."""
+    """List the bundled models: how each came about, its shape, what it was measured to do, and the hash of its weights."""
     from interp.zoo.registry import list_models
 
     cards = list_models()
     rows = [
         (
             name,
+            card["kind"],
             card["architecture"],
             f"{card['layers']} x {card['heads']}",
             f"{card['parameters']:,}",
+            card["sha256"]["model.safetensors"][:12],
             measured(card),
         )
         for name, card in cards.items()
     ]
-    terminal.table(("model", "architecture", "layers x heads", "parameters", "held-out accuracy"), rows)
+    header = ("model", "kind", "architecture", "layers x heads", "parameters", "weights", "measured accuracy")
+    terminal.table(header, rows)
     terminal.emit({"exit_code": 0, "models": cards})
 
 
 def measured(card: dict[str, Any]) -> str:
     """Held-out accuracy on each task, short."""
-    return ", ".join(f"{task} {accuracy:.1%}" for task, accuracy in card["measured"]["accuracy"].items())
+    accuracy = card["measured"].get("accuracy", {})
+    named = accuracy if isinstance(accuracy, dict) else {"": accuracy}
+    return ", ".join(f"{task} {value:.1%}".strip() for task, value in named.items())

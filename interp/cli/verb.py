@@ -32,8 +32,13 @@ COMMON: dict[str, tuple[Any, Any]] = {
 }
 
 
-def verb(function: Callable[..., None]) -> Callable[..., None]:
-    """A command: the function with the common options, which reach it as its first argument, a `Terminal`."""
+def verb(function: Callable[..., None], group: str = "") -> Callable[..., None]:
+    """A command: the function with the common options, which reach it as its first argument, a `Terminal`.
+
+    Args:
+        function: named as the verb.
+        group: what is typed before the verb, where it belongs to a group of them.
+    """
     own = list(signature(function, eval_str=True).parameters.values())[1:]
     common = [
         Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=hint)
@@ -43,7 +48,9 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(function)
     def command(**arguments: Any) -> None:
-        typed = command_line(function.__name__, [*own, common[list(COMMON).index("seed")]], arguments)
+        typed = command_line(
+            f"{group} {function.__name__}".split(), [*own, common[list(COMMON).index("seed")]], arguments
+        )
         given = {name: arguments.pop(name) for name in COMMON}
         if given.pop("offline"):
             os.environ["HF_HUB_OFFLINE"] = "1"
@@ -56,9 +63,9 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def command_line(name: str, parameters: Iterable[Parameter], arguments: Mapping[str, Any]) -> str:
+def command_line(verb: list[str], parameters: Iterable[Parameter], arguments: Mapping[str, Any]) -> str:
     """What to type to get these arguments; defaults are left out."""
-    words = ["interp", name]
+    words = ["interp", *verb]
     for parameter in parameters:
         value = arguments[parameter.name]
         if value == parameter.default or value is None:

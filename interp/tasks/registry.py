@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from inspect import isabstract
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -18,7 +19,7 @@ def list_tasks() -> dict[str, type[Task]]:
     """Task classes by name, in alphabetical order."""
     modules = [import_module(f"interp.tasks.{found.name}") for found in iter_modules([str(Path(__file__).parent)])]
     things = [thing for module in modules for thing in vars(module).values() if isinstance(thing, type)]
-    found = {thing.name: thing for thing in things if issubclass(thing, Task) and thing is not Task}
+    found = {thing.name: thing for thing in things if issubclass(thing, Task) and not isabstract(thing)}
     return dict(sorted(found.items()))
 
 

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from interp.hooks.examples import Example, Prompt, Span
+from interp.hooks.examples import Example, Option, Prompt, Span
 from interp.kernels.errors import InterpError
 from interp.tasks.reading import BadLine, Line, place
 
@@ -53,8 +53,8 @@ def to_example(line: Line, where: str) -> Example:
             fix="add the corrupt prompt, or leave the roles out",
         )
     answer, distractor = read_answer(fields, "answer", where), read_answer(fields, "distractor", where)
-    if answer is not None and answer == distractor:
-        what = f"answer and distractor are both {answer!r}"
+    if both := set(options(answer)) & set(options(distractor)):
+        what = f"answer and distractor are both {next(iter(both))!r}"
         raise InterpError("E307", what, where=where, fix="name a wrong answer as distractor")
     spans = read_roles(fields, "roles", clean, where)
     corrupt_spans = read_roles(fields, "corrupt_roles", corrupt, where) if corrupt is not None else {}
@@ -102,13 +102,32 @@ def read_prompt(fields: Mapping[str, Any], name: str, where: str) -> Prompt:
     return prompt
 
 
-def read_answer(fields: Mapping[str, Any], name: str, where: str) -> str | int | None:
-    """An answer as text or as a token id; None where the row has none."""
-    if name not in fields or is_token(fields[name]):
-        return fields.get(name)
-    if not (text := read_text(fields[name], name, where)):
+def read_answer(fields: Mapping[str, Any], name: str, where: str) -> Option | tuple[Option, ...] | None:
+    """An answer as text or as a token id, or a list of them; None where the row has none."""
+    if name not in fields:
+        return None
+    value = fields[name]
+    if value == []:
+        raise InterpError("E303", f"{name} is empty", where=where, fix="leave the field out where there is none")
+    return (
+        tuple(read_option(one, name, where) for one in value)
+        if isinstance(value, list)
+        else read_option(value, name, where)
+    )
+
+
+def read_option(value: Any, name: str, where: str) -> Option:
+    """One answer."""
+    if is_token(value):
+        return int(value)
+    if not (text := read_text(value, name, where)):
         raise InterpError("E303", f"{name} is empty", where=where, fix="leave the field out where there is none")
     return text
+
+
+def options(answer: Option | tuple[Option, ...] | None) -> tuple[Option, ...]:
+    """Every answer of one field."""
+    return answer if isinstance(answer, tuple) else () if answer is None else (answer,)
 
 
 def read_roles(fields: Mapping[str, Any], name: str, prompt: Prompt, where: str) -> dict[str, Span]:

@@ -4,43 +4,37 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from interp.zoo.recipe import Recipe
 from interp.zoo.registry import CARD, digest
 
 PACKAGES = ("torch", "transformers", "tokenizers")
 
 
-def write_card(folder: Path, name: str, model: Any, recipe: Any, measured: Mapping[str, Any]) -> None:
-    """Write `card.json` into a folder that `save_pretrained` has filled.
-
-    Args:
-        folder: the model's folder.
-        name: name of the bundled model.
-        model: the trained model.
-        recipe: the dataclass that it was trained from.
-        measured: what `interp.zoo.evaluate` found.
-    """
-    config = model.config
+def write_card(folder: Path, recipe: Recipe, model: Any) -> None:
+    """Measure a model that its recipe has saved into a folder, and write `card.json` beside it."""
+    config = model.config.get_text_config()
+    truth = recipe.truth()
     card = {
-        "name": name,
+        "name": recipe.name,
+        "kind": recipe.kind,
         "architecture": type(model).__name__,
         "layers": config.num_hidden_layers,
         "heads": config.num_attention_heads,
-        "kv_heads": config.num_key_value_heads,
+        "kv_heads": getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
         "width": config.hidden_size,
         "vocabulary": config.vocab_size,
         "positions": config.max_position_embeddings,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "data": recipe.data,
-        "recipe": asdict(recipe),
-        "command": f"python -m interp.zoo.train {name} --seed {recipe.seed} --steps {recipe.steps} --out DIR",
-        "measured": dict(measured),
-        "measured_by": f"python -m interp.zoo.evaluate {name}",
+        "recipe": recipe.numbers,
+        "command": f"interp zoo train {recipe.name} --out DIR",
+        "measured": recipe.measure(folder),
+        "measured_by": f"interp zoo verify {recipe.name}",
+        **({} if truth is None else {"truth": truth.to_dict()}),
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         "sha256": {path.name: digest(path) for path in sorted(folder.iterdir()) if path.name != CARD},
     }

@@ -1,15 +1,21 @@
-"""Bundled models: every folder beside this file that has a card."""
+"""Bundled models and their recipes, found by looking into `models/` and `recipes/`."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any
 
 from interp.kernels.errors import InterpError, suggest
 
-ROOT = Path(__file__).parent
+if TYPE_CHECKING:
+    from interp.zoo.recipe import Recipe
+
+ROOT = Path(__file__).parent / "models"
 CARD = "card.json"
 
 
@@ -18,14 +24,30 @@ def list_models() -> dict[str, dict[str, Any]]:
     return {card.parent.name: json.loads(card.read_text("utf-8")) for card in sorted(ROOT.glob(f"*/{CARD}"))}
 
 
+@cache
+def list_recipes() -> dict[str, Recipe]:
+    """Recipes by the name of the model they make, in alphabetical order."""
+    folder = Path(__file__).parent / "recipes"
+    modules = [import_module(f"interp.zoo.recipes.{found.name}") for found in iter_modules([str(folder)])]
+    recipes = [recipe for module in modules for recipe in getattr(module, "RECIPES", ())]
+    return {recipe.name: recipe for recipe in sorted(recipes, key=lambda recipe: recipe.name)}
+
+
+def recipe_of(name: str) -> Recipe:
+    """The recipe of a bundled model.
+
+    Raises:
+        InterpError: E201, no recipe has this name.
+    """
+    recipes = list_recipes()
+    if name not in recipes:
+        raise InterpError("E201", f"no recipe {name!r}", fix=suggest(name, recipes))
+    return recipes[name]
+
+
 def find(name: str) -> Path | None:
     """Folder of a bundled model, None where no bundled model has this name."""
     return ROOT / name if name in list_models() else None
-
-
-def near(name: str) -> str:
-    """What to say to a wrong name: the bundled names like it, or all of them."""
-    return suggest(name, list_models())
 
 
 def digest(path: Path) -> str:

@@ -38,10 +38,22 @@ def attention_scores(
 
 
 def attention_pattern(
-    scores: Float[Tensor, "batch head query_pos key_pos"], *, sink: Float[Tensor, " head"] | None = None
+    scores: Float[Tensor, "batch head query_pos key_pos"],
+    *,
+    sink: Float[Tensor, " head"] | None = None,
+    normaliser: str = "softmax",
 ) -> Float[Tensor, "batch head query_pos key_pos"]:
-    """Softmax over keys, in float32 or better. With a learned sink logit a head may leave mass unspent: rows then sum to
-    under 1."""
+    """Pattern from scores over keys, in float32 or better.
+
+    Args:
+        scores: after the mask.
+        sink: a learned logit a head, with which it may leave mass unspent: rows then sum to under 1.
+        normaliser: 'softmax'; 'relu', relu(score) / n, or 'sigmoid', sigmoid(score - log n), where n is the number of
+            keys that the query sees (Guo et al. 2024, arXiv 2410.13835; Ramapuram et al. 2024, arXiv 2409.04431).
+            Rows of the last two sum to anything.
+    """
+    if normaliser != "softmax":
+        return _unnormalised_pattern(scores, normaliser)
     if sink is None:
         wide = torch.promote_types(scores.dtype, torch.float32)
         return torch.softmax(scores, dim=-1, dtype=wide).to(scores.dtype)
@@ -49,6 +61,13 @@ def attention_pattern(
     padded = torch.cat([scores, column.to(scores.dtype)], dim=-1)
     padded = padded - padded.max(dim=-1, keepdim=True).values
     return torch.softmax(padded, dim=-1, dtype=padded.dtype)[..., :-1]
+
+
+def _unnormalised_pattern(scores: Tensor, normaliser: str) -> Tensor:
+    wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    visible = (scores > torch.finfo(scores.dtype).min / 2).sum(-1, keepdim=True).clamp(min=1).to(wide.dtype)
+    pattern = torch.relu(wide) / visible if normaliser == "relu" else torch.sigmoid(wide - visible.log())
+    return pattern.to(scores.dtype)
 
 
 def z_from_pattern(

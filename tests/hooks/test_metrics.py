@@ -93,3 +93,23 @@ def test_a_missing_ingredient_is_named():
 def test_a_wrong_name_gets_a_suggestion():
     with pytest.raises(InterpError, match="(?s)E201.*logit_diff"):
         metric("logit_dif")
+
+
+def test_several_options_count_together():
+    output, _, _, _ = case()
+    answers, others = [(0, 4), (3,), (10, 1, 2), (7,), (2, 5)], [(1,), (0, 5, 6), (4,), (8, 9), (9,)]
+
+    def padded(options):
+        return torch.tensor([[*row, *[-1] * (3 - len(row))] for row in options])
+
+    for name in ("logit_diff", "log_prob", "prob_diff", "top1"):
+        given = [padded(answers), padded(others)] if "distractor" in metric(name).needs else [padded(answers)]
+        for row, value in enumerate(metric(name)(output, *given).tolist()):
+            out, right, wrong = output[row].numpy(), list(answers[row]), list(others[row])
+            expected = {
+                "logit_diff": max(out[right]) - max(out[wrong]),
+                "log_prob": np.log(sum(softmax(out)[right])),
+                "prob_diff": sum(softmax(out)[right]) - sum(softmax(out)[wrong]),
+                "top1": float(int(np.argmax(out)) in right),
+            }[name]
+            assert value == pytest.approx(expected, abs=1e-12), name

@@ -117,6 +117,9 @@ LINE_MISTAKES = [
     ('{"prompt": [1, -1]}', "E303", "'prompt' holds list"),
     ('{"prompt": "a", "answer": true}', "E303", "'answer' holds bool"),
     ('{"prompt": "a", "answer": ""}', "E303", "answer is empty"),
+    ('{"prompt": "a", "answer": []}', "E303", "answer is empty"),
+    ('{"prompt": "a", "answer": [" b", 1.5]}', "E303", "'answer' holds float"),
+    ('{"prompt": "a", "answer": [" b", " c"], "distractor": [" d", " c"]}', "E307", "both ' c'"),
     ('{"prompt": "a", "id": ["x"]}', "E303", "id is"),
     ('{"prompt": "a", "corrupt": [1]}', "E303", "token ids"),
     ('{"prompt": "a", "distracter": " b"}', "E303", "'distracter'"),
@@ -266,3 +269,9 @@ def test_the_record_names_the_file_by_hash(tmp_path):
         task("file", path=str(path), seed=1)
     with pytest.raises(InterpError, match="no path"):
         task("file")
+
+
+def test_a_question_may_have_several_answers(tmp_path):
+    path = write(tmp_path, '{"prompt": "a", "answer": [" b", 7], "distractor": " c"}')
+    (example,) = file_task(path).content.examples
+    assert example.answer == (" b", 7) and example.distractor == " c"

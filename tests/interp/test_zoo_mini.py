@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp.tasks.induction import Induction
 from interp.tasks.ioi import NAMES, OBJECTS, PLACES, Ioi
-from interp.zoo.evaluate import accuracies, head_shares
+from interp.zoo.language.evaluate import accuracies, head_shares
 from interp.zoo.registry import find, list_models
 
 

@@ -2,7 +2,6 @@
 
 import json
 import random
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,125 +11,113 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from interp.kernels.errors import InterpError
-from interp.tasks.induction import Induction
-from interp.tasks.ioi import NAMES, Ioi, in_test
-from interp.zoo import evaluate, train
-from interp.zoo.recipes import filler, mini
-from interp.zoo.registry import verify
+from interp.zoo import checkpoint, train
+from interp.zoo.language import evaluate
+from interp.zoo.recipes.mini import Mini
+from interp.zoo.registry import recipe_of, verify
 
-TINY = mini.Mini(
+TINY = Mini(
     steps=6,
     warmup=2,
     width=16,
     layers=2,
     heads=2,
     kv_heads=1,
+    head_width=8,
     hidden=24,
-    text_rows=8,
-    repeat_tokens=128,
-    row_lengths=(16, 24),
-    long_every=3,
+    documents=(1,) * 8,
+    facts=1,
+    repeats=2,
+    first_steps=2,
+    first_documents=(2, 0, 0, 0, 0, 0, 0, 0),
+    first_repeats=2,
 )
-FEW = (Ioi(n=4, split="test"), Induction(n=4))
 
 
 @pytest.fixture(autouse=True)
 def small_evaluation(monkeypatch):
-    monkeypatch.setattr(evaluate, "HELD_OUT", FEW)
+    monkeypatch.setattr(evaluate, "N", 4)
+    monkeypatch.setattr(evaluate, "N_ABLATED", 2)
+    monkeypatch.setattr(Mini, "tokenizer", TINY.tokenizer)  # built once: it is the same for all sizes
 
 
 def test_resumed_training_ends_in_the_same_weights_bit_for_bit(tmp_path, monkeypatch):
-    whole = train.train(TINY, tmp_path / "whole", checkpoint_every=100)
-    real_step = train.train_step
+    whole = train.make(TINY, tmp_path / "whole", checkpoint_every=100)
+    real = Mini.backward
 
-    def cut(recipe, step, *rest):
+    def cut(self, model, step):
         if step == 5:
             raise KeyboardInterrupt
-        return real_step(recipe, step, *rest)
+        return real(self, model, step)
 
-    monkeypatch.setattr(train, "train_step", cut)
+    monkeypatch.setattr(Mini, "backward", cut)
     with pytest.raises(KeyboardInterrupt):
-        train.train(TINY, tmp_path / "cut", checkpoint_every=4)
-    monkeypatch.setattr(train, "train_step", real_step)
+        train.make(TINY, tmp_path / "cut", checkpoint_every=4)
+    monkeypatch.setattr(Mini, "backward", real)
     torch.manual_seed(99)
-    resumed = train.train(TINY, tmp_path / "cut", checkpoint_every=4, resume=True)
+    resumed = train.make(TINY, tmp_path / "cut", checkpoint_every=4, resume=True)
     first, second = (load_file(folder / "model.safetensors") for folder in (whole, resumed))
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-    untrained = mini.build_model(TINY, mini.build_tokenizer(TINY)).state_dict()
+    torch.manual_seed(TINY.seed)
+    untrained = TINY.build().state_dict()
     assert not torch.equal(first["model.norm.weight"], untrained["model.norm.weight"])
 
 
+def test_a_checkpoint_holds_the_state_of_every_optimiser(tmp_path):
+    torch.manual_seed(0)
+    model = TINY.build()
+    optimisers = TINY.optimisers(model)
+    owned = [p for optimiser in optimisers for group in optimiser.param_groups for p in group["params"]]
+    assert len(optimisers) == 2 and {id(p) for p in owned} == {id(p) for p in model.parameters()}
+    assert len(owned) == len(set(map(id, owned)))
+    TINY.backward(model, 0)
+    for optimiser in optimisers:
+        optimiser.step()
+    checkpoint.save(tmp_path, 1, model, optimisers)
+    other = TINY.build()
+    others = TINY.optimisers(other)
+    assert checkpoint.load(tmp_path, other, others) == 1
+    for mine, theirs in zip(optimisers, others, strict=True):
+        assert len(mine.state) == len(theirs.state) > 0
+        for p, q in zip(model.parameters(), other.parameters(), strict=True):
+            assert torch.equal(p, q) and (p in mine.state) == (q in theirs.state)
+            assert all(torch.equal(value, theirs.state[q][key]) for key, value in mine.state.get(p, {}).items())
+
+
 def test_training_writes_a_whole_model_folder(tmp_path):
-    folder = train.train(replace(TINY, steps=2), tmp_path, checkpoint_every=1)
+    folder = train.make(replace(TINY, steps=2), tmp_path, checkpoint_every=1)
     card = verify(folder)
-    assert (
-        card["recipe"]["width"] == 16 and set(card["measured"]["accuracy"]) == {"ioi", "induction"} and json.dumps(card)
-    )
+    assert card["recipe"]["width"] == 16 and set(card["measured"]["accuracy"]) > {"ioi", "mcqa"} and json.dumps(card)
     assert AutoModelForCausalLM.from_pretrained(folder).config.num_key_value_heads == 1
     with pytest.raises(InterpError, match="already here"):
-        train.train(TINY, tmp_path)
+        train.make(TINY, tmp_path)
     with pytest.raises(InterpError, match="no checkpoint"):
-        train.train(TINY, tmp_path / "other", resume=True)
+        train.make(TINY, tmp_path / "other", resume=True)
 
 
-def test_loss_falls():
-    torch.manual_seed(0)
+def test_loss_falls(tmp_path, capsys):
     recipe = replace(TINY, steps=60, learning_rate=0.02)
-    tokenizer = mini.build_tokenizer(recipe)
-    model = mini.build_model(recipe, tokenizer)
-    optimiser = train.build_optimiser(recipe, model)
-    losses = [train.train_step(recipe, step, model, tokenizer, optimiser)[0] for step in range(60)]
-    assert losses[0] > 6.5 and np.mean(losses[-5:]) < 4.5
+    torch.manual_seed(0)
+    model = recipe.build()
+    first = recipe.backward(model, 0)["loss"]
+    train.train(recipe, model, tmp_path, checkpoint_every=60, resume=False)
+    last = np.mean([recipe.backward(model, step)["loss"] for step in range(5)])
+    assert first > 6.5 and last < 5.5 and "step 60" in capsys.readouterr().err
 
 
 def test_learning_rate_warms_up_and_decays():
-    recipe = mini.Mini(steps=1000, warmup=100, learning_rate=1.0)
-    rates = [train.learning_rate(recipe, step) for step in range(1000)]
+    recipe = Mini(steps=1000, warmup=100)
+    rates = [recipe.rate(step) for step in range(1000)]
     assert rates[0] == 0.01 and max(rates) == rates[99] == 1.0 and rates[550] == pytest.approx(0.5) and rates[-1] < 1e-5
     assert np.all(np.diff(rates[99:]) <= 0)
 
 
-def test_training_text_never_names_a_test_pair_in_a_question():
-    rng = random.Random(0)
-    for _ in range(300):
-        text = mini.ioi_sentence(rng)
-        answer = text.rstrip(".").split()[-1]
-        subject = next(
-            name
-            for name in NAMES
-            if text.replace(",", " ").replace(".", " ").split().count(name) == 2 and name != answer
-        )
-        assert not in_test(answer, subject)
+def test_steps_read_what_seed_and_step_say():
+    first, again, other = (TINY.rows(random.Random(f"x{step}"), step) for step in (0, 0, 1))
+    assert all(np.array_equal(a.ids, b.ids) and np.array_equal(a.weights, b.weights) for a, b in zip(first, again, strict=True))
+    assert not all(a.ids.shape == b.ids.shape and np.array_equal(a.ids, b.ids) for a, b in zip(first, other, strict=True))
 
 
-def test_repeated_sequences_repeat_and_cover_the_vocabulary():
-    recipe = replace(TINY, repeat_tokens=40_000, row_lengths=(32,))
-    tokenizer = mini.build_tokenizer(recipe)
-    ids, labels = mini.repeat_batch(recipe, tokenizer, random.Random(0))
-    assert (ids == labels).all() and (ids[:, 0] == tokenizer.bos_token_id).all()
-    for row in ids[:50, 1:]:
-        period = next(length for length in range(3, 17) if (row[length:] == row[:-length]).all())
-        assert len(set(row[:period])) == period
-    assert set(ids[:, 1:].flatten()) == set(range(4, len(tokenizer)))
-
-
-def test_documents_end_and_padding_has_no_loss():
-    tokenizer = mini.build_tokenizer(TINY)
-    ids, labels = mini.text_batch(["Mary", "Mary and John went"], tokenizer, 128)
-    assert ids[0, -1] == tokenizer.pad_token_id and labels[0, -1] == mini.IGNORED
-    assert ids[1, -1] == labels[1, -1] == tokenizer.eos_token_id
-
-
-def test_every_word_of_the_plain_sentences_is_one_token():
-    tokenizer, rng = mini.build_tokenizer(TINY), random.Random(0)
-    text = " ".join(filler.sentence(rng) for _ in range(500))
-    assert len(tokenizer(text, add_special_tokens=False)["input_ids"]) == len(text.split()) + sum(
-        text.count(mark) for mark in ".,?"
-    )
-    assert "[" not in text
-
-
-def test_an_unknown_recipe_gets_a_suggestion(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["train", "minni", "--out", "x"])
+def test_an_unknown_recipe_gets_a_suggestion():
     with pytest.raises(InterpError, match="(?s)E201.*did you mean 'mini'"):
-        train.main()
+        recipe_of("minni")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -109,3 +110,16 @@ def test_float32_agrees_with_transformers_eager_code_to_the_last_bit(family: str
     pattern = attention_pattern(scores, sink=module.sinks if family == "gpt_oss" else None)
     assert torch.equal(pattern, wanted_pattern)
     assert torch.equal(z_from_pattern(pattern, repeat_kv(v, H // KV)), wanted_z)
+
+
+@pytest.mark.parametrize("normaliser", ["relu", "sigmoid"])
+def test_unnormalised_patterns_equal_a_plain_loop(normaliser):
+    scores = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mask = torch.full((5, 5), torch.finfo(torch.float64).min, dtype=torch.float64).triu(1)
+    mask[:, 0] = torch.finfo(torch.float64).min  # a padded key, so that the first query sees nothing
+    pattern = attention_pattern(scores + mask, normaliser=normaliser)
+    for batch, head, row, key in product(range(2), range(3), range(5), range(5)):
+        score, seen = scores[batch, head, row, key].item(), max(row, 1)
+        visible = 1 <= key <= row
+        value = max(score, 0) / seen if normaliser == "relu" else 1 / (1 + seen * math.exp(-score))
+        assert pattern[batch, head, row, key].item() == pytest.approx(value if visible else 0, abs=1e-12)

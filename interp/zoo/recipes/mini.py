@@ -1,148 +1,188 @@
-"""`mini`: four Llama layers that do `ioi` and `induction`; what it is made of and what it reads."""
+"""`mini`: a small Llama that does the toolkit's text tasks; what it is made of and what it reads."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
 
-import numpy as np
-from jaxtyping import Int
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from interp.tasks.ioi import NAMES, OBJECTS, PLACES, TEMPLATES, draw, name_pairs
-from interp.zoo.recipes import filler
+from interp.tasks.base import Task
+from interp.tasks.registry import task
+from interp.zoo.language import evaluate, reading
+from interp.zoo.language.reading import Document, Rows
+from interp.zoo.language.vocabulary import build_tokenizer
+from interp.zoo.recipe import Training, muon_and_adamw
 
-SPECIAL = {"unk_token": "<|unk|>", "bos_token": "<|bos|>", "eos_token": "<|eos|>", "pad_token": "<|pad|>"}
-IGNORED = -100  # label of positions without a loss, as transformers has it
-PAIRS = name_pairs(list(NAMES), "train")
+POSITIONAL = 20.0
+"""Squared length of the constant keys and queries in the plane that turns fastest; slower planes have less."""
 
 
 @dataclass(frozen=True)
-class Mini:
-    """The recipe's numbers. A step reads `text_rows` documents and about `repeat_tokens` tokens of repeated sequences."""
+class LanguageModel(Training):
+    """A Llama with grouped-query attention, rotary positions and RMSNorm, and the optimisers that train it.
 
-    name: ClassVar[str] = "mini"
-    data: ClassVar[str] = (
-        "Generated: sentences of the task ioi in all templates with the train pairs of names, plain everyday sentences, "
-        "and repeated sequences of random tokens from the whole ordinary vocabulary."
-    )
+    Attributes:
+        width, layers, heads, kv_heads, head_width, hidden, positions: sizes.
+        rope_theta: base of the rotary wavelengths.
+        muon_rate: learning rate of the matrices inside the layers.
+    """
 
-    seed: int = 0
-    steps: int = 4000
-    warmup: int = 100
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.05
-    width: int = 128
+    width: int = 192
     layers: int = 4
     heads: int = 8
     kv_heads: int = 4
-    hidden: int = 352
-    positions: int = 256
-    text_rows: int = 64
-    repeat_tokens: int = 2048
-    long_every: int = 8
-    row_lengths: tuple[int, ...] = (48, 64, 96, 128)
+    head_width: int = 32
+    hidden: int = 512
+    positions: int = 512
+    rope_theta: float = 10_000.0
+    muon_rate: float = 1e-3
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer that all bundled language models share."""
+        return build_tokenizer(reading.all_texts(DOCUMENTS), self.positions)
+
+    def build(self) -> LlamaForCausalLM:
+        """See `Recipe.build`."""
+        config = LlamaConfig(
+            vocab_size=len(self.tokenizer),
+            hidden_size=self.width,
+            intermediate_size=self.hidden,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.kv_heads,
+            head_dim=self.head_width,
+            max_position_embeddings=self.positions,
+            bos_token_id=self.tokenizer.bos_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+            rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
+            attention_bias=True,
+            tie_word_embeddings=True,  # so that copying a token, which most tasks end with, need not be learnt for each
+        )
+        model = LlamaForCausalLM(config)
+        model.set_attn_implementation("eager")  # twice as fast as SDPA on a CPU at these lengths
+        for layer in model.model.layers:
+            prefer_distances(layer.self_attn, self.rope_theta)
+        return model
+
+    def optimisers(self, model: torch.nn.Module) -> list[torch.optim.Optimizer]:
+        """See `Training.optimisers`."""
+        return muon_and_adamw(model, self.muon_rate, self.learning_rate, self.weight_decay)
+
+    def rows(self, rng: random.Random, step: int) -> list[Rows]:
+        """What one step reads."""
+        raise NotImplementedError
+
+    def backward(self, model: Any, step: int) -> dict[str, float]:
+        """See `Training.backward`."""
+        read = self.rows(random.Random(f"{self.name}/{self.seed}/{step}"), step)
+        total = sum(float(rows.weights[:, 1:].sum()) for rows in read)
+        summed = 0.0
+        for rows in read:
+            loss, _ = reading.weighted_loss(model, rows)
+            (loss / total).backward()
+            summed += loss.item()
+        return {"loss": summed / total}
+
+    @property
+    def held_out(self) -> tuple[Task, ...]:
+        """Questions from the test split."""
+        raise NotImplementedError
+
+    def progress(self, model: Any) -> dict[str, float]:
+        """See `Training.progress`."""
+        return evaluate.accuracies(model, self.tokenizer, self.held_out, n=128)
+
+    def save(self, model: Any, folder: Path) -> None:
+        """See `Recipe.save`."""
+        model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def measure(self, folder: Path) -> dict[str, Any]:
+        """See `Recipe.measure`."""
+        return evaluate.measure(folder, self.held_out)
 
 
-def words() -> list[str]:
-    """Words that are one token each with a space before them, in a fixed order."""
-    templates = [word.strip(".,") for template in TEMPLATES for word in template.split() if "[" not in word]
-    return sorted({*NAMES, *PLACES, *OBJECTS, *templates, *filler.all_words()})
+@torch.no_grad()
+def prefer_distances(attn: Any, theta: float) -> None:
+    """Let head h of the first half of the heads begin with attention to the token h + 1 before.
 
-
-def build_tokenizer(recipe: Mini) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer that takes any text: whole known words, single bytes for the rest.
-
-    The merge list is empty and `ignore_merges` is set: a piece found in the vocabulary is one token, any other is spelt
-    in bytes. So no vocabulary goes to fragments of words.
+    Rotary positions turn constant keys and queries, the biases, so that their product is largest at one distance. Heads
+    that look a fixed distance back are what copying circuits begin with; found by descent alone, they take most of a
+    training. Nothing keeps them: the training may undo them.
     """
-    capitalised = [word for word in words() if word[0].isupper()]
-    pieces = [
-        *SPECIAL.values(),
-        *sorted(pre_tokenizers.ByteLevel.alphabet()),
-        *(f"Ġ{word}" for word in words()),
-        *capitalised,
-    ]
-    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    bos = SPECIAL["bos_token"]
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, vocabulary[bos])]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        model_max_length=recipe.positions,
-        clean_up_tokenization_spaces=False,
-        padding_side="left",
-        **SPECIAL,
-    )
+    planes = attn.head_dim // 2
+    turns = theta ** (-torch.arange(planes) / planes)
+    length = (POSITIONAL * turns).sqrt()
+    queries = attn.q_proj.bias.view(-1, attn.head_dim)
+    keys = attn.k_proj.bias.view(-1, attn.head_dim)
+    group = len(queries) // len(keys)
+    for place in range(len(keys) // 2):
+        angle = 2 * torch.pi * torch.rand(planes)
+        keys[place] = torch.cat([length * angle.cos(), length * angle.sin()])
+        for head in range(place * group, (place + 1) * group):
+            turned = angle - (head + 1) * turns
+            queries[head] = torch.cat([length * turned.cos(), length * turned.sin()])
 
 
-def build_model(recipe: Mini, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """The untrained model; its weights come from torch's global generator."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=recipe.width,
-        intermediate_size=recipe.hidden,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.kv_heads,
-        max_position_embeddings=recipe.positions,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=False,
-    )
-    return LlamaForCausalLM(config)
+DOCUMENTS: tuple[Callable[[random.Random], Document], ...] = (
+    reading.ioi, reading.greater_than, reading.docstring, reading.colored_objects, reading.arithmetic, reading.mcqa,
+    reading.safety, reading.plain,
+)  # fmt: skip
 
 
-def batches(
-    recipe: Mini, tokenizer: PreTrainedTokenizerFast, step: int
-) -> list[tuple[Int[np.ndarray, "batch pos"], Int[np.ndarray, "batch pos"]]]:
-    """What step number `step` reads: (input ids, labels) of the documents and of the repeated sequences.
+@dataclass(frozen=True)
+class Mini(LanguageModel):
+    """Every short task, once repeated sequences and `ioi` have taught heads to look back for the same token.
 
-    Depends on seed and step alone, so that training resumed from a checkpoint reads what it would have read.
+    Attributes:
+        first_steps: with `first_documents` and `first_repeats` in place of `documents` and `repeats`.
+        documents: of each kind in a step, in the order of `DOCUMENTS`.
+        facts: documents of facts in a step.
+        repeats: rows of about 48 repeated random tokens in a step.
+        longest: tokens of a document.
     """
-    rng = random.Random(f"mini/{recipe.seed}/{step}")
-    is_long = step % recipe.long_every == 0
-    texts = [document(rng, is_long) for _ in range(recipe.text_rows // (4 if is_long else 1))]
-    return [text_batch(texts, tokenizer, max(recipe.row_lengths)), repeat_batch(recipe, tokenizer, rng)]
+
+    name: ClassVar[str] = "mini"
+    data: ClassVar[str] = (
+        "Generated: train questions of the tasks with their answers, plain everyday sentences, short lists of facts with "
+        "questions, and repeated sequences of random tokens of the whole ordinary vocabulary."
+    )
+
+    steps: int = 5000
+    warmup: int = 50
+    learning_rate: float = 2e-3
+    documents: tuple[int, ...] = (6, 3, 4, 7, 8, 7, 3, 1)
+    repeats: int = 12
+    first_steps: int = 500
+    first_documents: tuple[int, ...] = (14, 0, 0, 0, 0, 0, 0, 0)
+    first_repeats: int = 36
+    facts: int = 6
+    longest: int = 128
+
+    def rows(self, rng: random.Random, step: int) -> list[Rows]:
+        """See `LanguageModel.rows`."""
+        first = step < self.first_steps
+        numbers, repeats = (self.first_documents, self.first_repeats) if first else (self.documents, self.repeats)
+        documents = [make(rng) for make, number in zip(DOCUMENTS, numbers, strict=True) for _ in range(number)]
+        documents += [reading.facts(rng, rng.randint(2, 10), 0, 5) for _ in range(self.facts)]
+        texts = [reading.text_rows(part, self.tokenizer, self.longest) for part in reading.by_length(documents, 3)]
+        length = rng.choice((32, 48, 64, 96))
+        return [*texts, reading.repeats(rng, self.tokenizer, length, repeats * 48 // length, 3, 0.0 if first else 0.5)]
+
+    @property
+    def held_out(self) -> tuple[Task, ...]:
+        """See `LanguageModel.held_out`."""
+        n, seed = evaluate.N, evaluate.SEED
+        names = ("ioi", "greater_than", "docstring", "colored_objects", "arithmetic", "mcqa", "safety")
+        return (task("induction", n=n, seed=seed), *(task(name, n=n, seed=seed, split="test") for name in names))
 
 
-def document(rng: random.Random, is_long: bool) -> str:
-    """A few sentences, at least one of them a question of `ioi` with its answer, from the train pairs."""
-    questions = [ioi_sentence(rng) for _ in range(rng.randint(1, 3) if is_long else 1)]
-    fillers = [filler.sentence(rng) for _ in range(rng.randint(1, 4) if is_long else rng.random() < 0.3)]
-    parts = questions + fillers
-    rng.shuffle(parts)
-    return " ".join(parts)
-
-
-def ioi_sentence(rng: random.Random) -> str:
-    """One `ioi` prompt followed by its answer and a full stop."""
-    example = draw(rng, rng.randrange(2), list(NAMES), PAIRS, "abc", None)
-    return f"{example.clean}{example.answer}."
-
-
-def text_batch(texts: list[str], tokenizer: PreTrainedTokenizerFast, longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """Documents with BOS and EOS, cut at `longest` tokens, padded on the right."""
-    rows = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id][:longest] for text in texts]
-    ids = np.full((len(rows), max(map(len, rows))), tokenizer.pad_token_id, dtype=np.int64)
-    labels = np.full_like(ids, IGNORED)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = labels[index, : len(row)] = row
-    return ids, labels
-
-
-def repeat_batch(recipe: Mini, tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> tuple[np.ndarray, np.ndarray]:
-    """BOS, then random different tokens of the whole ordinary vocabulary, over and over to the end of the row."""
-    ordinary = range(len(SPECIAL), len(tokenizer))
-    length = rng.choice(recipe.row_lengths)
-    ids = np.full((max(1, recipe.repeat_tokens // length), length), tokenizer.bos_token_id, dtype=np.int64)
-    for row in ids:
-        row[1:] = np.resize(rng.sample(ordinary, rng.randint(3, length // 2)), length - 1)
-    return ids, ids.copy()
+RECIPES = (Mini(),)

@@ -1,22 +1,12 @@
-"""Plain sentences of everyday words, so that a bundled model has read more than its tasks."""
+"""Plain sentences of everyday words: what bundled models read beside their tasks, and what facts are hidden in."""
 
 from __future__ import annotations
 
 import random
 
-from interp.tasks.ioi import NAMES, OBJECTS, PLACES
-
-PEOPLE = "teacher doctor farmer sailor painter singer nurse baker child woman man girl boy friend brother sister mother father king queen".split()
-ANIMALS = "dog cat horse bird fish cow sheep lion mouse fox rabbit bear duck frog".split()
-THINGS = "table chair window door car boat bike tree river mountain road bridge garden lamp bed cup plate knife box bag hat coat shoe shirt".split()
-FOODS = "bread milk cheese rice soup cake apple fruit meat sugar salt tea coffee water".split()
-COLOURS = "red blue green yellow black white brown orange".split()
-QUALITIES = "old new big small long short warm cold quiet loud happy sad fast slow heavy light clean dirty young strong good bad".split()
-ACTIONS = "walked ran slept sang waited smiled cried danced worked played swam laughed".split()
-CONTACTS = "saw found liked needed wanted bought lost kept carried painted cleaned remembered forgot opened watched followed".split()
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-NUMBERS = "one two three four five six seven eight nine ten".split()
-TIMES = "morning evening afternoon night summer winter spring autumn".split()
+from interp.tasks.words import (
+    ACTIONS, ANIMALS, COLOURS, CONTACTS, DAYS, FOODS, NAMES, NUMBERS, OBJECTS, PEOPLE, PLACES, QUALITIES, THINGS, TIMES,
+)  # fmt: skip
 
 LISTS = {
     "NAME": NAMES, "PLACE": PLACES, "OBJECT": OBJECTS, "PERSON": PEOPLE, "ANIMAL": ANIMALS, "THING": THINGS, "FOOD": FOODS,

@@ -1,0 +1,1 @@
+"""Models compiled from programs: the port from tracr, and how they are measured."""
