@@ -169,8 +169,10 @@ def _model_class(config: Any, folder: Path) -> Any:
     for architecture in config.architectures or ():
         if hasattr(transformers, architecture):
             return getattr(transformers, architecture)
-    if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:  # registered by whoever calls us
-        return transformers.AutoModelForCausalLM
+    causal = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    registered: Any = causal[type(config)] if type(config) in causal else None  # by whoever calls us
+    if registered is not None and registered.__name__ in (config.architectures or ()):
+        return registered
     if config.architectures:
         raise InterpError(
             "E405",

@@ -24,11 +24,11 @@ model
 # %% [markdown]
 # ## Look at a head
 #
-# Every hook point has the name it has in TransformerLens. `L0H1` looks at the token before:
+# Every hook point has the name it has in TransformerLens. `L0H0` looks at the token before:
 
 # %%
 logits, cache = model.run_with_cache("When Mary and John went to the shop, John gave a book to", "*.hook_pattern")
-pattern = cache["pattern", 0][0, 1]
+pattern = cache["pattern", 0][0, 0]
 pattern.diagonal(offset=-1).mean().item()
 
 # %% [markdown]

@@ -45,7 +45,7 @@ def meet(name, prompt=None, head=None):
     head = head or max(truth)
     layer, index = (int(part) for part in head[1:].split("H"))
     logits, cache = model.run_with_cache(prompt, "*.hook_pattern")
-    tokens = [model.tokenizer.decode([token]) for token in model.batch(prompt).tokens[0].tolist()]
+    tokens = [model.tokenizer.decode([token]) for token in model.batch(prompt).input_ids[0].tolist()]
     answer = model.tokenizer.decode(logits[0, -1].argmax())
     print(f"{name}: {prompt!r}\n-> {answer!r}\n{head}: {truth.get(head, 'see its card')}")
     return pattern_picture(cache[f"blocks.{layer}.attn.hook_pattern"][0, index].numpy(), tokens)
@@ -112,7 +112,9 @@ picture.resize((288, 288), Image.Resampling.NEAREST)
 # %%
 vlm = interp.load("mini-vlm")
 question = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many things are there?"}]}]
-asked = vlm.batch(question, images=[picture])
+text = vlm.processor.apply_chat_template(question, add_generation_prompt=True)
+asked = vlm.batch(text, images=[picture])
+print(text)
 vlm.tokenizer.decode(vlm(asked)[0, -1].argmax())
 
 # %% [markdown]
@@ -120,7 +122,7 @@ vlm.tokenizer.decode(vlm(asked)[0, -1].argmax())
 
 # %%
 _, cache = vlm.run_with_cache(asked, "blocks.*.attn.hook_pattern")
-is_patch = asked.tokens[0] == vlm.tokenizer.convert_tokens_to_ids("<image>")
+is_patch = asked.input_ids[0] == vlm.tokenizer.convert_tokens_to_ids("<image>")
 looks = torch.stack([cache[f"blocks.{layer}.attn.hook_pattern"][0, :, -1, is_patch] for layer in range(4)])
 layer, head = divmod(int(looks.sum(-1).argmax()), looks.shape[1])
 side = int(is_patch.sum() ** 0.5)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp.hooks.reader import n_positions
+
 N_TOKENS = 8
 
 
@@ -30,12 +32,13 @@ def _generator() -> torch.Generator:
 
 
 def token_ids(config: Any, n: int = N_TOKENS) -> Tensor:
-    """`n` distinct ids spread over the vocabulary, special tokens left out."""
+    """`n` distinct ids spread over the vocabulary, special tokens left out; fewer where the model has fewer positions."""
     config = config.get_text_config()
     special = {
         value for name in dir(config) if name.endswith("_token_id") and isinstance(value := getattr(config, name), int)
     }
     ordinary = [index for index in range(config.vocab_size) if index not in special]
+    n = min(n, n_positions(config) or n)
     step = max(1, len(ordinary) // (n + 1))
     return torch.tensor([ordinary[step : step * (n + 1) : step][:n]])
 

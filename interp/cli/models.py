@@ -30,7 +30,8 @@ def models(terminal: Terminal) -> None:
 
 
 def measured(card: dict[str, Any]) -> str:
-    """Held-out accuracy on each task, short."""
+    """Accuracy on each task, short; where it was measured by kind of question, that on all of them."""
     accuracy = card["measured"].get("accuracy", {})
     named = accuracy if isinstance(accuracy, dict) else {"": accuracy}
-    return ", ".join(f"{task} {value:.1%}".strip() for task, value in named.items())
+    overall = {task: value["all"] if isinstance(value, dict) else value for task, value in named.items()}
+    return ", ".join(f"{task} {value:.1%}".strip() for task, value in overall.items())

@@ -5,7 +5,20 @@ from __future__ import annotations
 import random
 
 from interp.tasks.words import (
-    ACTIONS, ANIMALS, COLOURS, CONTACTS, DAYS, FOODS, NAMES, NUMBERS, OBJECTS, PEOPLE, PLACES, QUALITIES, THINGS, TIMES,
+    ACTIONS,
+    ANIMALS,
+    COLOURS,
+    CONTACTS,
+    DAYS,
+    FOODS,
+    NAMES,
+    NUMBERS,
+    OBJECTS,
+    PEOPLE,
+    PLACES,
+    QUALITIES,
+    THINGS,
+    TIMES,
 )  # fmt: skip
 
 LISTS = {

@@ -178,8 +178,11 @@ def draw_facts(
     facts: list[Fact] = []
     left = [value for value in values if value != fact[1]]
     for key in rng.sample([key for key in keys if key != fact[0]], number - 1):
-        value = draw_until(lambda: rng.choice(left), lambda value: split != "train" or belongs(split, key, value))
-        left.remove(value)
-        facts.append((key, value))
+        facts.append((key, _value(rng, key, left, split)))
+        left.remove(facts[-1][1])
     facts.insert(asked, fact)
     return facts, asked, other
+
+
+def _value(rng: random.Random, key: str, left: list[str], split: str) -> str:
+    return draw_until(lambda: rng.choice(left), lambda value: split != "train" or belongs(split, key, value))

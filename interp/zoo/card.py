@@ -30,6 +30,7 @@ def write_card(folder: Path, recipe: Recipe, model: Any) -> None:
         "positions": config.max_position_embeddings,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "data": recipe.data,
+        **({"note": recipe.note} if recipe.note else {}),
         "recipe": recipe.numbers,
         "command": f"interp zoo train {recipe.name} --out DIR",
         "measured": recipe.measure(folder),

@@ -25,12 +25,14 @@ class Recipe(ABC):
         name: of the bundled model.
         kind: one of `KINDS`.
         data: one or two sentences on what it was made from.
+        note: what a reader of the card should know besides.
         seed: of everything random.
     """
 
     name: ClassVar[str]
     kind: ClassVar[str]
     data: ClassVar[str]
+    note: ClassVar[str] = ""
 
     seed: int = 0
 

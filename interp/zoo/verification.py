@@ -66,4 +66,6 @@ def figures(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def same(stated: Any, found: Any) -> bool:
     """Equal, or numbers that differ by rounding."""
     numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (stated, found))
-    return abs(stated - found) <= TOLERANCE * max(1.0, abs(stated)) if numbers else bool(stated == found)
+    if numbers:
+        return abs(stated - found) <= TOLERANCE * max(1.0, abs(stated))
+    return type(stated) is type(found) and bool(stated == found)

@@ -78,7 +78,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
 
     def make(name: str, change: Callable[[Any], None] | None = None) -> Path:
         folder = tmp_path_factory.mktemp(name)
-        model = tiny_model(name, vocab_size=1024)
+        model = tiny_model(name, vocab_size=len(tokenizer))
         if change is not None:
             change(model)
         model.save_pretrained(folder)

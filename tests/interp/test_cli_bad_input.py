@@ -94,7 +94,7 @@ def test_model_without_attention(refused, model_folder, tmp_path) -> None:
 
     folder = model_folder("llama")
     config = MambaConfig(
-        vocab_size=1024, hidden_size=16, num_hidden_layers=1, state_size=4, pad_token_id=0, bos_token_id=1
+        vocab_size=2048, hidden_size=16, num_hidden_layers=1, state_size=4, pad_token_id=0, bos_token_id=1
     )
     MambaForCausalLM(config).save_pretrained(folder)
     refused(("ablate", "-M", str(folder), "-t", "ioi", *FAST), 4, "E401")
@@ -104,8 +104,8 @@ def test_prompt_longer_than_the_model(refused, cli, prompts) -> None:
     path = prompts({"id": "long", "clean": "the park " * 400, "answer": " Mary", "distractor": " John"}, GOOD)
     refused(on_file(path), 3, "E309")
     said = cli(*on_file(path, "--truncate", "-o", "x"))
-    assert said.code == 0 and "were cut to 256 tokens" in said.out
-    assert max(len(prompt.tokens) for prompt in AblationResult.load("x").prompts) == 256
+    assert said.code == 0 and "were cut to 512 tokens" in said.out
+    assert max(len(prompt.tokens) for prompt in AblationResult.load("x").prompts) == 512
 
 
 def test_special_tokens_inside_text_stay_text(cli, prompts) -> None:

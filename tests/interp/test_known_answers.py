@@ -15,7 +15,7 @@ REDUNDANT = {"planted-or": set(), "planted-backup": {"L0H1"}}
 backup only the first, whose resampled output names the wrong word."""
 
 
-@pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
+@pytest.fixture(scope="module", params=list(CASES.values()), ids=list(CASES))
 def case(request):
     return request.param
 
@@ -30,7 +30,7 @@ def test_truths_name_heads_and_edges_that_exist(case):
     for head in case.truth.heads:
         found = parse_head(head)
         assert found.head < model.heads[""][found.layer]
-    assert case.truth.heads and case.truth.edges
+    assert case.truth.heads and (case.truth.edges or case.kind == "trained")
     for edges in case.truth.edges.values():
         assert len(edges) == len(set(edges)) > 0
         for edge in edges:
@@ -40,9 +40,10 @@ def test_truths_name_heads_and_edges_that_exist(case):
 
 
 def test_every_kind_of_edge_is_among_those_of_the_program(case):
-    program = set(case.truth.edges.get("program", ()))
-    if program:
-        assert all(set(edges) <= program for edges in case.truth.edges.values())
+    if case.kind not in ("planted", "compiled"):
+        pytest.skip("training leaves small effects of other edges")
+    program = set(case.truth.edges["program"])
+    assert all(set(edges) <= program for edges in case.truth.edges.values())
 
 
 def test_the_model_answers_its_prompts(case):

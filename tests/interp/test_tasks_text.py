@@ -56,9 +56,9 @@ def test_questions_are_fit_for_every_operator(tokenizer, name, options):
         needs=frozenset(("answer", "distractor", "corrupt")),
         limit=512,
     )
-    assert len(pairs) == 60 and pairs.clean.tokens.shape == pairs.corrupt.tokens.shape
+    assert len(pairs) == 60 and pairs.clean.input_ids.shape == pairs.corrupt.input_ids.shape
     assert pairs.clean.spans.keys() == pairs.corrupt.spans.keys() >= {"end"}
-    assert (pairs.clean.tokens != pairs.corrupt.tokens).any(1).all()
+    assert (pairs.clean.input_ids != pairs.corrupt.input_ids).any(1).all()
     assert len({example.id for example in pairs.examples}) == 60
 
 
@@ -148,7 +148,7 @@ def test_colored_objects_flip_with_the_question(tokenizer):
 
 @pytest.mark.parametrize("operation", ["plus", "minus", "both"])
 def test_arithmetic_is_right(tokenizer, operation):
-    seen = Counter()
+    seen: Counter[str] = Counter()
     for example in examples(tokenizer, "arithmetic", operation=operation):
         for text, answer in ((example.clean, example.answer), (example.corrupt, example.distractor)):
             a, sign, b = re.search(r"is (\d+) (plus|minus) (\d+)\?", text).groups()
@@ -160,7 +160,7 @@ def test_arithmetic_is_right(tokenizer, operation):
 @pytest.mark.parametrize("corruption", ["position", "symbol"])
 @pytest.mark.parametrize("letters", ["abcd", "random"])
 def test_mcqa_letters_stand_before_their_colours(tokenizer, letters, corruption):
-    places = Counter()
+    places: Counter[int] = Counter()
     for example in examples(tokenizer, "mcqa", letters=letters, corruption=corruption, n=200):
         for text, answer in ((example.clean, example.answer), (example.corrupt, example.distractor)):
             options = dict(re.findall(r"^([A-Z])\. (\w+)$", text, re.M))

@@ -46,7 +46,7 @@ def test_no_question_states_a_test_fact():
 
 def test_answers_weigh_one_and_the_rest_little():
     rng = random.Random(0)
-    for make in DOCUMENTS:
+    for make in DOCUMENTS.values():
         document = make(rng)
         heavy = [text for text, weight in document if weight == 1.0]
         assert {weight for _, weight in document} <= {1.0, reading.CONTEXT}
@@ -56,7 +56,7 @@ def test_answers_weigh_one_and_the_rest_little():
 
 def test_segments_are_tokenised_as_the_whole_text_is(tokenizer):
     rng = random.Random(1)
-    for make in DOCUMENTS:
+    for make in DOCUMENTS.values():
         for _ in range(30):
             document = make(rng)
             ids, weights = reading.encode(document, tokenizer, 10_000)
@@ -66,7 +66,7 @@ def test_segments_are_tokenised_as_the_whole_text_is(tokenizer):
 
 def test_every_piece_of_every_document_is_one_token(tokenizer):
     rng = random.Random(2)
-    for make in DOCUMENTS:
+    for make in DOCUMENTS.values():
         text = text_of(make(rng))
         assert len(tokenizer(text, add_special_tokens=False)["input_ids"]) == len(PRE_TOKENIZER.pre_tokenize_str(text))
     for _ in range(200):

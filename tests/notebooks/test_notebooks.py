@@ -21,6 +21,13 @@ def test_source_and_notebook_are_one(source: Path) -> None:
 
 def test_the_first_notebook_tells_the_truth() -> None:
     names = runpy.run_path(str(NOTEBOOKS[0]))
-    assert names["pattern"].diagonal(offset=-1).mean() > 0.5, "L0H1 looks at the token before"
+    assert names["pattern"].diagonal(offset=-1).mean() > 0.5, "L0H0 looks at the token before"
     assert names["model"].tokenizer.decode(names["logits"][0, -1].argmax()) == " Mary"
     assert names["logits"][0, -1].argmax() != names["edited"][0, -1].argmax()
+
+
+def test_the_second_notebook_meets_every_model(capsys: pytest.CaptureFixture[str]) -> None:
+    names = runpy.run_path(str(NOTEBOOKS[1]))
+    said = capsys.readouterr().out
+    met = {name for name in names["cards"] if f"\n{name}: " in said}
+    assert met == set(names["cards"]) - {"mini-vlm"} and isinstance(names["picture"], names["Image"].Image)

@@ -90,7 +90,20 @@ def colored_objects(rng: random.Random) -> Document:
 
 def arithmetic(rng: random.Random) -> Document:
     """Up to six sums and differences."""
-    return several(rng, 6, lambda: asked(PLUS if rng.random() < 0.7 else MINUS, rng, "\n"), "")
+    return several(rng, 6, lambda: asked(PLUS if rng.random() < 0.75 else MINUS, rng, "\n"), "")
+
+
+def numbers(rng: random.Random) -> Document:
+    """The digits of some numbers, or numbers in steps of one digit: sums can be learnt by heart, digits give their rule."""
+    if rng.random() < 0.5:
+        parts = [
+            [(f" {n},", CONTEXT), (f" {n // 10}", 1.0), (" and", CONTEXT), (f" {n % 10}", 1.0)]
+            for n in rng.sample(range(10, 100), 4)
+        ]
+        return [("The number", CONTEXT), *(segment for part in parts for segment in part), (".", CONTEXT)]
+    step = rng.randint(1, 9) * rng.choice((-1, 1))
+    terms = [n for n in range(rng.randint(10, 99), 100 if step > 0 else 9, step)][:8]
+    return [("Then", CONTEXT), *((f"{',' if i else ''} {n}", 1.0 if i > 1 else CONTEXT) for i, n in enumerate(terms))]
 
 
 def mcqa(rng: random.Random) -> Document:
@@ -194,7 +207,8 @@ def all_texts(tasks: Sequence[Callable[[random.Random], Document]], samples: int
     words = {word for lists in listed for kind in lists.values() for word in kind}
     words |= {*filler.all_words(), *KEYS, *VALUES, *NUMBERS, *map(str, range(10)), *(f"0{i}" for i in range(10))}
     words |= set(" how help Yes No True False".split())
-    read = (*tasks, lambda rng: facts(rng, 3, rng.randint(0, 1), 2))
-    documents = ["".join(text for text, _ in make(rng)) for make in read for _ in range(samples)]
+    read = [make(rng) for make in tasks for _ in range(samples)]
+    read += [facts(rng, 3, rng.randint(0, 1), 2) for _ in range(samples)]
+    documents = ["".join(text for text, _ in document) for document in read]
     years = [f"{year:02d}" for year in range(100)]
     return [*(f" {word}" for word in sorted(words)), *(w for w in sorted(words) if w[0].isupper()), *years, *documents]

@@ -17,8 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.zoo.plain import PlainConfig, PlainTransformer
-from interp.zoo.planted.base import Question, write_questions
-from interp.zoo.planted.writing import word_tokenizer
+from interp.zoo.planted.writing import Question, word_tokenizer, write_questions
 from interp.zoo.recipe import Training
 from interp.zoo.truth import Truth
 
@@ -135,7 +134,7 @@ class BigramBackcopy(Training):
 
     def progress(self, model: Any) -> dict[str, float]:
         """See `Training.progress`."""
-        from interp.zoo.recipes.bigram_backcopy_figures import figures
+        from interp.zoo.backcopy import figures
 
         return {name: value for name, value in figures(self, model).items() if isinstance(value, float)}
 
@@ -155,9 +154,9 @@ class BigramBackcopy(Training):
 
     def measure(self, folder: Path) -> dict[str, Any]:
         """See `Recipe.measure`."""
-        from interp.zoo.recipes.bigram_backcopy_figures import figures
+        from interp.zoo.backcopy import figures
 
-        return figures(self, PlainTransformer.from_pretrained(folder).eval())
+        return figures(self, PlainTransformer.from_pretrained(folder))
 
     def truth(self) -> Truth:
         """See `Recipe.truth`."""

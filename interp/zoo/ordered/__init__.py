@@ -1,0 +1,1 @@
+"""Models trained to order: their training, their files, and how they are measured."""
