@@ -48,7 +48,7 @@ def meet(name, prompt=None, head=None):
     tokens = [model.tokenizer.decode([token]) for token in model.batch(prompt).input_ids[0].tolist()]
     answer = model.tokenizer.decode(logits[0, -1].argmax())
     print(f"{name}: {prompt!r}\n-> {answer!r}\n{head}: {truth.get(head, 'see its card')}")
-    return pattern_picture(cache[f"blocks.{layer}.attn.hook_pattern"][0, index].numpy(), tokens)
+    return pattern_picture(cache[f"blocks.{layer}.attn.hook_pattern"][0, index].numpy(), tokens, title=f"{name} {head}")
 
 
 def in_rows(pictures, across=3):

@@ -16,7 +16,10 @@ SIDE, CELL, LABEL = 360, (4, 22), 11
 
 
 def pattern_picture(
-    pattern: Float[np.ndarray, "query_pos key_pos"], tokens: Sequence[str], labels: bool | None = None
+    pattern: Float[np.ndarray, "query_pos key_pos"],
+    tokens: Sequence[str],
+    labels: bool | None = None,
+    title: str = "",
 ) -> Image.Image:
     """Queries from top to bottom, keys from left to right; dark is much attention, on a scale from 0 to 1.
 
@@ -24,6 +27,7 @@ def pattern_picture(
         pattern: attention of one head.
         tokens: as text, one a position.
         labels: write the tokens beside the cells; None does so where they fit.
+        title: written above.
     """
     count = len(tokens)
     cell = max(CELL[0], min(CELL[1], SIDE // count))
@@ -43,7 +47,13 @@ def pattern_picture(
         offset = margin + position * cell + (cell - name.height) // 2
         picture.paste(name, (margin - 4 - name.width, offset))
         picture.paste(name.rotate(90, expand=True), (offset, margin - 4 - name.width))
-    return picture
+    if not title:
+        return picture
+    heading = _name(title)
+    titled = Image.new("RGB", (max(picture.width, heading.width), picture.height + 2 * LABEL), "white")
+    titled.paste(heading, (0, 0))
+    titled.paste(picture, (0, 2 * LABEL))
+    return titled
 
 
 def _name(text: str) -> Image.Image:
