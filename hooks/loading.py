@@ -104,7 +104,7 @@ def _read_weights(model_class: Any, folder: Path, options: dict[str, Any]) -> tu
 
     report = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        with _quiet():
+        with quiet():
             model, info = model_class.from_pretrained(folder, local_files_only=True, **report, **options)
     except (SafetensorError, UnpicklingError, ImportError, OSError) as error:
         raise InterpError(
@@ -147,7 +147,7 @@ def digests(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """What transformers prints while loading (progress, fresh weights) is read from its loading report instead."""
     from transformers.utils import logging
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from interp.hooks.loading import quiet
 from interp.kernels.errors import InterpError
 from interp.zoo import checkpoint
 from interp.zoo.card import write_card
@@ -32,8 +33,9 @@ def make(recipe: Recipe, out: Path, *, checkpoint_every: int = 250, resume: bool
         claim(out, resume)
         train(recipe, model.to(device), out, checkpoint_every=checkpoint_every, resume=resume)
     folder = out / recipe.name
-    recipe.save(model.to("cpu").eval(), folder)
-    write_card(folder, recipe, model)
+    with quiet():
+        recipe.save(model.to("cpu").eval(), folder)
+        write_card(folder, recipe, model)
     return folder
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from interp.hooks.loading import quiet
 from interp.zoo.registry import ROOT, recipe_of, verify
 
 TOLERANCE = 2e-3
@@ -42,7 +43,8 @@ def verify_model(name: str) -> Verdict:
     recipe = recipe_of(name)
     card = verify(ROOT / name)
     stated = dict(figures(card["measured"]))
-    found = dict(figures(recipe.measure(ROOT / name)))
+    with quiet():
+        found = dict(figures(recipe.measure(ROOT / name)))
     differences = tuple(
         (path, stated.get(path), found.get(path))
         for path in sorted(stated.keys() | found.keys())
