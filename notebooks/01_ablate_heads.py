@@ -24,12 +24,12 @@ model
 # %% [markdown]
 # ## Look at a head
 #
-# Every hook point has the name it has in TransformerLens. `L0H0` looks at the token before:
+# Every hook point has the name it has in TransformerLens. `L0H1` looks two tokens back:
 
 # %%
 logits, cache = model.run_with_cache("When Mary and John went to the shop, John gave a book to", "*.hook_pattern")
-pattern = cache["pattern", 0][0, 0]
-pattern.diagonal(offset=-1).mean().item()
+pattern = cache["pattern", 0][0, 1]
+pattern.diagonal(offset=-2).mean().item()
 
 # %% [markdown]
 # ## Take heads away

@@ -21,7 +21,7 @@ def test_source_and_notebook_are_one(source: Path) -> None:
 
 def test_the_first_notebook_tells_the_truth() -> None:
     names = runpy.run_path(str(NOTEBOOKS[0]))
-    assert names["pattern"].diagonal(offset=-1).mean() > 0.5, "L0H0 looks at the token before"
+    assert names["pattern"].diagonal(offset=-2).mean() > 0.5, "L0H1 looks two tokens back"
     assert names["model"].tokenizer.decode(names["logits"][0, -1].argmax()) == " Mary"
     assert names["logits"][0, -1].argmax() != names["edited"][0, -1].argmax()
 
