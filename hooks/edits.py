@@ -147,7 +147,9 @@ def replace_stream(batch: Batch, positions: Positions, new: New) -> HookFn:
     def hook(x: Tensor, context: HookContext) -> Tensor:
         rows = positions_mask(batch, positions, context, x.shape[0], x.shape[1])
         value = new(x, context).to(x.dtype)
-        return value if rows is None else torch.where(rows.to(x.device)[:, :, None], value, x)
+        if rows is None:
+            return value.clone()  # some models add to this tensor in place, which would change the reference values
+        return torch.where(rows.to(x.device)[:, :, None], value, x)
 
     return hook
 

@@ -264,6 +264,11 @@ class HookedModel:
             grad=grad,
         )
 
+    @property
+    def is_edited(self) -> bool:
+        """Whether interventions are in force."""
+        return bool(self._edits)
+
     @contextmanager
     def edit(self, *interventions: Intervention) -> Iterator[HookedModel]:
         """Interventions in force for every forward inside the block; nothing is left of them after it."""

@@ -7,7 +7,7 @@ or pattern are read or edited, the model's own fast one everywhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -31,10 +31,12 @@ class AttentionSite:
 
     Vision models that attend window by window call us once a window; `seen` is the position of the window's first
     token and `length` the number of tokens of all windows, so that the pieces join into one view of the layer.
+    `instead` is what runs in place of attention where a forward is taken over, see `interp.hooks.rerun.restart`.
     """
 
     def __init__(self, native: str) -> None:
         self.native = native
+        self.instead: Callable[..., tuple[Tensor, Tensor | None]] | None = None
         self.kinds: frozenset[str] = frozenset()
         self.fire: Fire | None = None
         self.seen = 0
@@ -80,23 +82,39 @@ def attend(
             f"{type(module).__name__} uses attention {NAME!r} but belongs to no HookedModel",
             fix="open it with interp.load or HookedModel.from_hf",
         )
+    if site.instead is not None:
+        return site.instead(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+    return compute(site, module, query, key, value, attention_mask, scaling, dropout, **kwargs)
+
+
+def compute(
+    site: AttentionSite,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """The attention of a site, with the hooks that are attached there."""
     window = (site.seen, site.length)
     site.seen, site.calls = site.seen + query.shape[2], site.calls + 1
     site.heads = (query.shape[1], key.shape[1])
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if site.fire is not None:
         query, key, value = (_fire_heads(site, kind, x, window) for kind, x in (("q", query), ("k", key), ("v", value)))
-    if (
-        site.native == "eager"
-        or site.kinds & SQUARE
-        or kwargs.get("softcap") is not None
-        or kwargs.get("s_aux") is not None
-        or kwargs.get("normaliser") is not None
-    ):
+    if site.kinds & SQUARE or is_written_out(site, kwargs):
         return _plain(site, query, key, value, attention_mask, scaling, window, kwargs)
     return AttentionInterface._global_mapping["sdpa"](
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
     )
+
+
+def is_written_out(site: AttentionSite, options: Mapping[str, Any]) -> bool:
+    """Whether the plain arithmetic is the only one that gives what this layer asks for, or its own."""
+    return site.native == "eager" or any(options.get(name) is not None for name in ("softcap", "s_aux", "normaliser"))
 
 
 def _fire_heads(site: AttentionSite, which: str, x: Tensor, window: tuple[int, int]) -> Tensor:
