@@ -19,7 +19,7 @@ from interp.kernels.errors import InterpError, suggest
 Need = Literal["answer", "distractor", "reference"]
 Kind = Literal["logits", "embedding"]
 Output = Float[Tensor, "batch d_vocab"]
-Tokens = Int[Tensor, "batch option"]
+Tokens = Int[Tensor, "batch _"]
 Rows = Float[Tensor, " batch"]
 Function = Callable[..., Rows]
 

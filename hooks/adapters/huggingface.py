@@ -33,6 +33,9 @@ REGISTRY_KINDS = {
 READS_MASK = frozenset({"bloom", "qwen2_vl", "qwen2_5_vl"})
 """Architectures that place tokens by the attention mask themselves, so that left padding needs no position ids."""
 
+EPSILONS = ("eps", "variance_epsilon")
+"""Where norms keep what they add to the variance; `proof` refuses `ln_final.hook_scale` where there is none of them."""
+
 OUTPUTS = ("logits", "last_hidden_state", "logits_per_image", "pooler_output")
 
 
@@ -148,12 +151,14 @@ class HuggingFaceAdapter(Adapter):
                 if layer is None:
                     _attach_tower(stack, self.towers[tower], fires, batch.size if batch else 1)
                 else:
-                    uses_registry |= self._attach_block(stack, tower, layer, fires)
+                    uses_registry |= self._attach_block(stack, tower, layer, fires, batch.size if batch else 1)
             stack.enter_context(registered(self.configs) if uses_registry else nullcontext())
             yield fired
 
-    def _attach_block(self, stack: ExitStack, tower: str, layer: int, fires: dict[str, Callable[..., Tensor]]) -> bool:
-        """Hook one layer; True where the attention function itself is needed."""
+    def _attach_block(
+        self, stack: ExitStack, tower: str, layer: int, fires: dict[str, Callable[..., Tensor]], size: int
+    ) -> bool:
+        """Hook one layer that runs `size` prompts; True where the attention function itself is needed."""
         block = self.block(layer, tower)
         in_call: dict[str, Callable[..., Tensor]] = {}
         for kind, fire in fires.items():
@@ -172,7 +177,7 @@ class HuggingFaceAdapter(Adapter):
                 _on_output(stack, block.module, fire)
             elif kind == "hook_mlp_out":
                 assert block.mlp_write is not None
-                _on_output(stack, block.mlp_write, fire)
+                _on_output(stack, block.mlp_write, fire, 1 if tower else size)
             else:
                 assert kind in ("hook_attn_out", "hook_resid_mid"), kind
         _attach_attention_write(stack, block, fires.get("hook_attn_out"), fires.get("hook_resid_mid"))
@@ -238,15 +243,15 @@ def _showing_scale(fire: Callable[..., Tensor], norm: nn.Module) -> Callable[[Te
 
 def norm_scale(norm: nn.Module, x: Tensor) -> Tensor:
     """The divisor of a norm: sqrt(variance + eps) of a LayerNorm, sqrt(mean square + eps) of an RMSNorm [batch pos 1]."""
-    eps = next(float(getattr(norm, name)) for name in ("eps", "variance_epsilon") if hasattr(norm, name))
+    eps = next(float(getattr(norm, name)) for name in EPSILONS if hasattr(norm, name))
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     centred = x - x.mean(-1, keepdim=True) if isinstance(norm, nn.LayerNorm) else x
     return (centred.pow(2).mean(-1, keepdim=True) + eps).sqrt()
 
 
-def _batched(fire: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Some vision models run without a batch axis; hooks always see one."""
-    return fire(x) if x.ndim == 3 else fire(x[None])[0]
+def _batched(fire: Callable[[Tensor], Tensor], x: Tensor, size: int = 1) -> Tensor:
+    """Some vision models run without a batch axis, OPT's MLP on all prompts in one row; hooks always see the axis."""
+    return fire(x) if x.ndim == 3 else fire(x.unflatten(0, (size, -1))).flatten(0, 1)
 
 
 def _on_input(stack: ExitStack, module: nn.Module, fire: Callable[[Tensor], Tensor]) -> None:
@@ -263,12 +268,14 @@ def _before(
     return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
 
 
-def _on_output(stack: ExitStack, module: nn.Module, fire: Callable[[Tensor], Tensor]) -> None:
-    stack.callback(module.register_forward_hook(partial(_after, fire)).remove)
+def _on_output(stack: ExitStack, module: nn.Module, fire: Callable[[Tensor], Tensor], size: int = 1) -> None:
+    stack.callback(module.register_forward_hook(partial(_after, fire, size)).remove)
 
 
-def _after(fire: Callable[[Tensor], Tensor], module: nn.Module, args: Any, output: Any) -> Any:
-    return (_batched(fire, output[0]), *output[1:]) if isinstance(output, tuple) else _batched(fire, output)
+def _after(fire: Callable[[Tensor], Tensor], size: int, module: nn.Module, args: Any, output: Any) -> Any:
+    if isinstance(output, tuple):
+        return (_batched(fire, output[0], size), *output[1:])
+    return _batched(fire, output, size)
 
 
 def _on_projection(stack: ExitStack, projection: Projection, fire: Callable[[Tensor], Tensor]) -> None:

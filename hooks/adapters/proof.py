@@ -38,6 +38,7 @@ PARALLEL = "the block is parallel: attention and MLP both read resid_pre, nothin
 NO_ROTARY = "positions are not rotary here; hook_q and hook_k are what attention gets"
 NO_PROJECTION = "no linear layer was found whose output holds queries and keys before rotary positions"
 REPEATED = "this layer runs several times in one forward; a hook on it would mix the passes"
+NO_EPSILON = "the final norm does not say what it adds to the variance"
 NO_MODULE = "no module of this architecture was recognised as this point"
 
 Points = dict[str, PointId]
@@ -89,6 +90,8 @@ def _measure_heads(adapter: HuggingFaceAdapter) -> None:
 
 def _missing(adapter: HuggingFaceAdapter, point: PointId, calls: Mapping[tuple[str, int], int]) -> str | None:
     """The reason why a point cannot even be tried."""
+    from interp.hooks.adapters.huggingface import EPSILONS
+
     tower = adapter.towers[point.tower]
     if point.layer is not None and SITES[tower.blocks[point.layer].attn].is_repeated:
         return REPEATED
@@ -98,7 +101,10 @@ def _missing(adapter: HuggingFaceAdapter, point: PointId, calls: Mapping[tuple[s
             "hook_pos_embed": tower.pos_embed,
             "ln_final.hook_scale": tower.final_norm,
         }[point.kind]
-        return NO_MODULE if module is None else None
+        if module is None:
+            return NO_MODULE
+        has_epsilon = any(hasattr(module, name) for name in EPSILONS)
+        return None if has_epsilon or point.kind != "ln_final.hook_scale" else NO_EPSILON
     if point.kind in (*IN_CALL, "attn.hook_q", "attn.hook_k") and not calls[point.tower, point.layer]:
         return BYPASS
     if point.kind == "hook_mlp_out" and tower.blocks[point.layer].mlp_write is None:

@@ -35,7 +35,7 @@ class LayerRuns:
         return all(len(value) == batch.size for value in batch.inputs.values() if isinstance(value, Tensor))
 
     @torch.no_grad()
-    def outputs(self, layer: int, variants: Sequence[Edits]) -> Float[Tensor, "row *rest"]:
+    def outputs(self, layer: int, variants: Sequence[Edits]) -> Float[Tensor, "row ..."]:
         """The output under each variant, prompts of the first variant first."""
         batch = repeated(self.record.batch, len(variants))
         hooks = {point.name: [partial(_each, self.record.batch, functions)] for point, functions in _grouped(variants)}

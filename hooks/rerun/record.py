@@ -148,10 +148,10 @@ class NodeView:
         """Tokens that have a node [batch pos]."""
         return torch.from_numpy(self.tree.path >= 0).to(self.record.output.device)
 
-    def nodes(self, value: Shaped[Tensor, "batch pos *rest"]) -> Shaped[Tensor, "node *rest"]:
+    def nodes(self, value: Shaped[Tensor, "batch pos ..."]) -> Shaped[Tensor, "node ..."]:
         """A value at every node; a view where every token is one."""
         return value.flatten(0, 1) if self.tree.is_whole else value.flatten(0, 1)[self.flat]
 
-    def tokens(self, value: Shaped[Tensor, "node *rest"]) -> Shaped[Tensor, "batch pos *rest"]:
+    def tokens(self, value: Shaped[Tensor, "node ..."]) -> Shaped[Tensor, "batch pos ..."]:
         """The value of each token's node; padding holds numbers without meaning."""
         return value[self.path]

@@ -266,3 +266,31 @@ def test_training_mode_is_refused(hooked: Any) -> None:
     model.adapter.model.train()
     with pytest.raises(InterpError, match="E205"):
         model(IDS)
+
+
+def small(name: str, **settings: Any) -> Any:
+    """A random model of an architecture that has no entry in the table."""
+    import transformers
+
+    common = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = getattr(transformers, f"{name}Config")(**common, **special, **settings)
+    torch.manual_seed(0)
+    return HookedModel.from_hf(getattr(transformers, f"{name}ForCausalLM")(config).eval(), name=name)
+
+
+def test_an_mlp_that_runs_all_prompts_in_one_row() -> None:
+    """OPT flattens prompts and positions before its MLP; hooks see [batch pos d_model] all the same."""
+    model = small("OPT", ffn_dim=48, word_embed_proj_dim=32, max_position_embeddings=32)
+    prompts = [[5, 6, 7, 8], [9, 10, 11, 12]]
+    _, both = model.run_with_cache(prompts, "blocks.*.hook_mlp_out")
+    for row, prompt in enumerate(prompts):
+        _, alone = model.run_with_cache([prompt], "blocks.*.hook_mlp_out")
+        for name, value in alone.items():
+            assert both[name].shape == (2, 4, 32)
+            torch.testing.assert_close(both[name][row], value[0])
+
+
+def test_a_norm_that_does_not_say_its_epsilon_is_refused() -> None:
+    model = small("Olmo", intermediate_size=48)
+    assert "does not say" in model.adapter.refused["ln_final.hook_scale"]
