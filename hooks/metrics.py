@@ -35,6 +35,7 @@ class Metric:
         needs: which of answer, distractor and reference it reads.
         kind: `logits` for a model with a vocabulary, `embedding` for an encoder's pooled vector.
         function: of the output and of what is in `needs`, by name; call the metric itself, which checks them first.
+        reads_all: False where it reads entries of answers and distractors alone, so that others need not be computed.
         higher_is_better: True in every metric of this file; kept so that records state it.
     """
 
@@ -44,6 +45,7 @@ class Metric:
     needs: frozenset[Need]
     kind: Kind
     function: Function
+    reads_all: bool = True
     higher_is_better: bool = True
 
     def __call__(
@@ -92,12 +94,14 @@ def metric(name: str | Metric) -> Metric:
     return METRICS[name]
 
 
-def register(name: str, unit: str, description: str, kind: Kind = "logits") -> Callable[[Function], Function]:
+def register(
+    name: str, unit: str, description: str, kind: Kind = "logits", *, reads_all: bool = True
+) -> Callable[[Function], Function]:
     """Enter the decorated function into `METRICS`; the names of its parameters say what it needs."""
 
     def enter(function: Function) -> Function:
         needs = frozenset(need for need in get_args(Need) if need in signature(function).parameters)
-        METRICS[name] = Metric(name, unit, description, needs, kind, function)
+        METRICS[name] = Metric(name, unit, description, needs, kind, function, reads_all)
         return function
 
     return enter
@@ -119,7 +123,12 @@ def pick(values: Output, tokens: Tokens, absent: float) -> Float[Tensor, "batch 
     return found.masked_fill(tokens < 0, absent)
 
 
-@register("logit_diff", "logits", "Logit of the answer minus logit of the distractor; the largest where several count.")
+@register(
+    "logit_diff",
+    "logits",
+    "Logit of the answer minus logit of the distractor; the largest where several count.",
+    reads_all=False,
+)
 def logit_diff(output: Output, answer: Tokens, distractor: Tokens) -> Rows:
     """`max output[answer] - max output[distractor]`."""
     best, other = (pick(output, tokens, -torch.inf).amax(-1) for tokens in (answer, distractor))

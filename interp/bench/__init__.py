@@ -1,0 +1,1 @@
+"""Benchmarks: what the toolkit's speed claims are measured with."""
