@@ -146,10 +146,10 @@ class HookedModel:
 
         Raises:
             InterpError: E201 no tokenizer or processor; E304 empty; E309 too long; E303 unknown kind of prompt;
-                E312 a batch of another tokenizer.
+                E312 a batch of another tokenizer, or tokens without an embedding.
         """
         if images is not None:
-            return self._image_batch(prompts, images).to(self.device)
+            return self._known_tokens(self._image_batch(prompts, images)).to(self.device)
         if prompts is None:
             raise InterpError("E311", "no prompt")
         if (
@@ -180,7 +180,24 @@ class HookedModel:
             batch = replace(
                 batch, inputs={name: value for name, value in batch.inputs.items() if name != "position_ids"}
             )
-        return batch.to(self.device)
+        return self._known_tokens(batch).to(self.device)
+
+    def _known_tokens(self, batch: Batch) -> Batch:
+        """The batch, checked: every token has an embedding. Padding is never read, so its id may be any that has one."""
+        ids, limit = batch.inputs.get("input_ids"), self.adapter.n_tokens
+        if ids is None or limit is None or int(ids.max()) < limit:
+            return batch
+        unknown = ids >= limit
+        read = unknown if batch.mask is None else unknown & batch.mask
+        if bool(read.any()):
+            row, position = read.nonzero()[0].tolist()
+            raise InterpError(
+                "E312",
+                f"token id {int(ids[row, position])}, but {self.name} has embeddings for {limit} tokens",
+                where=f"prompt {row}, token {position}",
+                fix="use the tokenizer that the model was trained with, or resize the model's embeddings",
+            )
+        return replace(batch, inputs={**batch.inputs, "input_ids": ids.masked_fill(unknown, 0)})
 
     def _image_batch(self, prompts: Any, images: Any) -> Batch:
         if self.processor is None:

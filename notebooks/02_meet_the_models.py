@@ -79,7 +79,7 @@ for name in cards["mini"]["measured"]["accuracy"]:
     print(f"--- {name}\n{shown}[{said}]\n")
 
 # %%
-meet("mini", "When Mary and John went to the shop, John gave a book to", head="L0H0")
+meet("mini", "When Mary and John went to the store, John gave a book to", head="L0H0")
 
 # %% [markdown]
 # ## `mini-retrieval`: facts in long texts

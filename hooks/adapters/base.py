@@ -55,6 +55,7 @@ class Adapter(ABC):
         refused: hook points this model cannot serve, with the reason.
         output_name: what the forward returns: 'logits', 'last_hidden_state', ...
         n_positions: how many tokens the model can place; None where nothing says so.
+        n_tokens: how many tokens the model has embeddings for; None where nothing says so.
         answers_at_mask: a masked language model, which answers where the mask token stands.
         position_ids: how left padding is told to the model: 'argument', 'mask' (it reads the attention mask), or
             'none' (it cannot be told).
@@ -67,6 +68,7 @@ class Adapter(ABC):
     refused: Mapping[str, str]
     output_name: str
     n_positions: int | None
+    n_tokens: int | None
     answers_at_mask: bool
     position_ids: str
     probe_inputs: Mapping[str, Tensor]

@@ -65,6 +65,8 @@ class HuggingFaceAdapter(Adapter):
         self.n_positions = n_positions(self.config)
         self.answers_at_mask = answers_at_mask(type(model).__name__)
         self.n_positions = _usable(self.n_positions, self.towers)
+        embed = self.towers[""].embed if "" in self.towers else None
+        self.n_tokens = embed.num_embeddings if isinstance(embed, nn.Embedding) else None
         self.probe_inputs = probe_inputs(model)
         self.position_ids = self._position_rule()
         self.output_name = ""

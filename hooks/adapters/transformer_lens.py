@@ -62,6 +62,7 @@ class BridgeAdapter(Adapter):
         self.kv_heads: Mapping[str, tuple[int, ...]] = {"": (config.n_key_value_heads or n_heads,) * n_layers}
         self.output_name = "logits"
         self.n_positions: int | None = config.n_ctx
+        self.n_tokens: int | None = config.d_vocab
         self.answers_at_mask = (config.architecture or "").endswith("ForMaskedLM")
         self.position_ids = "none"
         self.probe_inputs = {"input_ids": torch.arange(3, 3 + N_TOKENS)[None] % config.d_vocab}

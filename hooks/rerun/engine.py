@@ -61,7 +61,7 @@ class Rerun:
 
     Args:
         model: any opened model.
-        batch: prompts, on the model's device.
+        batch: prompts.
         variants: interventions whose reference values, where they have a batch axis, are aligned with `batch`.
         read_at: position that the metric reads for each prompt; -1 for pooled outputs.
         columns: vocabulary entries that the metric reads; None for all.
@@ -84,6 +84,7 @@ class Rerun:
         share: bool = True,
         proven: bool = True,
     ) -> None:
+        batch = model.batch(batch)
         self.model, self.batch, self.variants, self.read_at = model, batch, variants, read_at
         self.columns, self.share, self.proven = columns, share, proven
         self.hooks = [edits(model, batch, variant) for variant in variants]

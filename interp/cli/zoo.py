@@ -10,6 +10,7 @@ import typer
 
 from interp.cli.terminal import Terminal
 from interp.cli.verb import verb
+from interp.kernels.errors import InterpError
 
 MODELS = Annotated[list[str] | None, typer.Argument(help="Bundled models; all of them where none is named.")]
 
@@ -22,22 +23,36 @@ def train(
         int | None, typer.Option("--steps", min=1, help="Steps; the recipe's own where not given.")
     ] = None,
     checkpoint_every: Annotated[
-        int, typer.Option("--checkpoint-every", min=1, help="Steps between checkpoints.")
-    ] = 250,
+        int | None, typer.Option("--checkpoint-every", min=1, help="Steps between checkpoints; 250 where not given.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    device: Annotated[str | None, typer.Option("--device", help="cpu or cuda; cpu where not given.")] = None,
 ) -> None:
     """Make a bundled model anew: train it, or write its weights. --seed gives another one of its kind."""
     from interp.zoo.recipe import Training
     from interp.zoo.registry import recipe_of
     from interp.zoo.train import make
 
-    recipe = recipe_of(name)
+    recipe = replace(recipe_of(name), seed=terminal.seed)
+    of_training = {"--steps": steps, "--checkpoint-every": checkpoint_every, "--resume": resume, "--device": device}
     if isinstance(recipe, Training):
-        recipe = replace(recipe, seed=terminal.seed or recipe.seed, steps=steps or recipe.steps)
+        recipe = replace(recipe, steps=steps or recipe.steps)
+    else:
+        refuse([option for option, value in of_training.items() if value], name)
     folder = make(recipe, out, checkpoint_every=checkpoint_every, resume=resume, device=device)
     terminal.say(f"{name} is in {folder}")
     terminal.emit({"exit_code": 0, "folder": str(folder)})
+
+
+def refuse(options: list[str], name: str) -> None:
+    """Refuse options of a training for a model whose weights are written, in one go.
+
+    Raises:
+        InterpError: E205, where any was given.
+    """
+    if options:
+        what = f"{name} is not trained: its weights are written, in no steps and on the CPU"
+        raise InterpError("E205", what, where=", ".join(options), fix=f"leave out {' and '.join(options)}")
 
 
 def verify(terminal: Terminal, names: MODELS = None) -> None:

@@ -1,4 +1,4 @@
-"""Indirect object identification: "When Mary and John went to the shop, John gave a book to" -> " Mary".
+"""Indirect object identification: "When Mary and John went to the store, John gave a book to" -> " Mary".
 
 The task of Wang et al. 2022 (arXiv 2211.00593) with this toolkit's own templates and word lists.
 """

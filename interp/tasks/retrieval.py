@@ -17,11 +17,15 @@ from interp.kernels.errors import InterpError
 from interp.tasks import filler
 from interp.tasks.base import Task, TaskExamples, Tokenizer, check_choice, token_ids
 from interp.tasks.split import SPLITS, belongs, draw_until
-from interp.tasks.text import single_tokens
+from interp.tasks.text import single_tokens, split_notes
 from interp.tasks.words import ANIMALS, FOODS, NAMES, OBJECTS, THINGS
 
 KEYS = NAMES
 VALUES = tuple(dict.fromkeys((*ANIMALS, *FOODS, *THINGS, *OBJECTS)))
+LISTS = {"keys": KEYS, "values": VALUES}
+DEPTHS = 11
+"""Depths at which the asked fact stands in turn, evenly from start to question."""
+
 FORMS = {
     "needle": ("The secret word of [KEY] is", " [VALUE]."),
     "key_value": ("[KEY]:", " [VALUE],"),
@@ -33,7 +37,7 @@ Fact = tuple[str, str]
 
 @dataclass(frozen=True)
 class Retrieval(Task):
-    """Which value was given for a key, among other keys and values.
+    """Which value was given for a key, among other keys and values; words that a tokenizer splits are not used.
 
     The corrupt prompt has the values of the asked key and of another one swapped; the distractor is that other value.
     Spans: `needle` (the fact), `key`, `value` (in the fact), `query` (the question) and `end`. Facts of the split are
@@ -41,8 +45,9 @@ class Retrieval(Task):
 
     Attributes:
         form: `needle`, facts as sentences ("The secret word of Amy is lamp.") in plain filler text; `key_value`, a list
-            of facts ("Amy: lamp,") that fills the length.
-        length: of the prompt in tokens, at most; the text is as long as whole sentences allow.
+            of facts ("Amy: lamp,"). No key comes twice and a quarter of the values is left out, so a list has an end.
+        length: of the prompt in tokens, at most; the text is as long as whole sentences, or facts, allow. Lists that end
+            before that say so in a note.
         facts: number of facts in the form `needle`.
         depth: where the asked fact stands, from 0 (start) to 1 (just before the question); None spreads it evenly.
         split: which facts are asked, see `interp.tasks.split`.
@@ -69,19 +74,30 @@ class Retrieval(Task):
             raise InterpError("E205", f"depth is {self.depth}", where="task retrieval", fix="from 0 to 1")
 
     def examples(self, tokenizer: Tokenizer) -> TaskExamples:
-        """See `Task.examples`; ids say at which depth in percent the fact stands.
+        """See `Task.examples`; ids say at which depth in percent the fact stands, notes what falls short.
 
         Raises:
             InterpError: E311, too few single-token words, or the facts do not fit into `length`.
         """
-        keys, values = single_tokens(tokenizer, KEYS), single_tokens(tokenizer, VALUES)
+        words = {kind: single_tokens(tokenizer, listed) for kind, listed in LISTS.items()}
+        keys, values = words["keys"], words["values"]
         if min(len(keys), len(values)) < self.facts:
             raise InterpError("E311", "this tokenizer splits too many names and nouns", where="task retrieval")
         rng = random.Random(f"retrieval/{self.seed}")
         begins = len(tokenizer("", add_special_tokens=True)["input_ids"])
         count = partial(count_tokens, tokenizer)
-        return TaskExamples(
-            tuple(self._draw(rng, index, keys, values, self.length - begins, count) for index in range(self.n))
+        room = self.length - begins
+        examples = tuple(self._draw(rng, index, keys, values, room, count) for index in range(self.n))
+        notes = split_notes(LISTS, words)
+        if self.form == "key_value" and most_facts(keys, values) < self._fitting(keys, values, room, count):
+            longest = begins + max(count(str(example.clean)) for example in examples)
+            notes += (self._end_note(keys, values, longest),)
+        return TaskExamples(examples, notes=notes)
+
+    def _end_note(self, keys: tuple[str, ...], values: tuple[str, ...], longest: int) -> str:
+        return (
+            f"Texts have at most {longest} tokens instead of {self.length}, because the list ends: {len(keys)} keys and "
+            f"three quarters of {len(values)} values make {most_facts(keys, values)} facts."
         )
 
     def _draw(
@@ -93,7 +109,7 @@ class Retrieval(Task):
         room: int,
         count: Callable[[str], int],
     ) -> Example:
-        depth = (index % 11) / 10 if self.depth is None else self.depth
+        depth = (index % DEPTHS) / (DEPTHS - 1) if self.depth is None else self.depth
         facts, asked, other = draw_facts(rng, keys, values, self._n_facts(keys, values, room, count), self.split)
         parts, place = self._lay_out(rng, facts, asked, depth, room, count)
         swapped = {facts[asked]: (facts[asked][0], facts[other][1]), facts[other]: (facts[other][0], facts[asked][1])}
@@ -108,8 +124,14 @@ class Retrieval(Task):
     def _n_facts(self, keys: tuple[str, ...], values: tuple[str, ...], room: int, count: Callable[[str], int]) -> int:
         if self.form == "needle":
             return self.facts
-        longest = count(" " + self._fact((keys[0], values[0])))
-        return min(len(keys), 3 * len(values) // 4, room // longest - 1)
+        number = min(most_facts(keys, values), self._fitting(keys, values, room, count))
+        if number < 2:
+            raise self._no_room()
+        return number
+
+    def _fitting(self, keys: tuple[str, ...], values: tuple[str, ...], room: int, count: Callable[[str], int]) -> int:
+        """Facts that fit beside the question; all are equally long, since all words are single tokens."""
+        return room // count(" " + self._fact((keys[0], values[0]))) - 1
 
     def _fact(self, fact: Fact) -> str:
         begin, end = FORMS[self.form]
@@ -128,10 +150,7 @@ class Retrieval(Task):
         others: list[str | Fact] = [fact for index, fact in enumerate(facts) if index != asked]
         left = room - sum(count(" " + self._fact(fact)) for fact in facts) - count(" " + self._query(facts[asked][0]))
         if left < 0:
-            fix = "fewer facts, or a greater length"
-            raise InterpError(
-                "E311", f"the facts do not fit into {self.length} tokens", where="task retrieval", fix=fix
-            )
+            raise self._no_room()
         if self.form == "needle":
             while (needed := count(" " + (sentence := filler.sentence(rng)))) <= left:
                 others.append(sentence)
@@ -139,6 +158,10 @@ class Retrieval(Task):
         rng.shuffle(others)
         place = round(depth * len(others))
         return [*others[:place], facts[asked], *others[place:]], place
+
+    def _no_room(self) -> InterpError:
+        what = f"the facts do not fit into {self.length} tokens"
+        return InterpError("E311", what, where="task retrieval", fix="fewer facts, or a greater length")
 
     def _query(self, key: str) -> str:
         return FORMS[self.form][0].replace("[KEY]", key)
@@ -159,6 +182,11 @@ class Retrieval(Task):
             "end": (text.rindex(" ") + 1, len(text)),
         }
         return text, spans
+
+
+def most_facts(keys: tuple[str, ...], values: tuple[str, ...]) -> int:
+    """Facts that a list can have: one a key, and enough values left over for the last fact to be drawn from."""
+    return min(len(keys), 3 * len(values) // 4)
 
 
 def count_tokens(tokenizer: Tokenizer, text: str) -> int:

@@ -67,7 +67,7 @@ class TextTask(Task):
                 kept.append(example)
             else:
                 drops.append(Drop(example.id, "E305", why))
-        return TaskExamples(tuple(kept), tuple(drops), tuple(_notes(self.lists, words)))
+        return TaskExamples(tuple(kept), tuple(drops), split_notes(self.lists, words))
 
 
 def single_tokens(tokenizer: Tokenizer, listed: tuple[str, ...]) -> tuple[str, ...]:
@@ -75,13 +75,14 @@ def single_tokens(tokenizer: Tokenizer, listed: tuple[str, ...]) -> tuple[str, .
     return tuple(word for word in listed if len(token_ids(tokenizer, f" {word}")) == 1)
 
 
-def _notes(lists: Words, words: Words) -> list[str]:
+def split_notes(lists: Words, words: Words) -> tuple[str, ...]:
+    """A note on the words of each list that are not among those used."""
     split = {kind: [word for word in listed if word not in words[kind]] for kind, listed in lists.items()}
-    return [
+    return tuple(
         f"{kind.capitalize()} not used, because the tokenizer splits them: {', '.join(missing)}."
         for kind, missing in split.items()
         if missing
-    ]
+    )
 
 
 def fill(

@@ -40,9 +40,10 @@ def figures(recipe: BigramBackcopy, model: Any) -> dict[str, float]:
     """All figures, on held-out sequences; "on" is the mean over triggers, "off" over all other tokens but BOS."""
     from interp.zoo.recipes.bigram_backcopy import HELD_OUT
 
-    ids = recipe.sequences(HELD_OUT, N, recipe.length)
-    wanted = torch.from_numpy(recipe.chain.expected(ids.numpy())).float()
-    on = torch.from_numpy(recipe.chain.is_trigger)[ids]
+    drawn = recipe.sequences(HELD_OUT, N, recipe.length)
+    wanted = torch.from_numpy(recipe.chain.expected(drawn.numpy())).float().to(model.device)
+    on = torch.from_numpy(recipe.chain.is_trigger)[drawn].to(model.device)
+    ids = drawn.to(model.device)
     off = ~on & (ids != 0)
     plain = look(model, ids, wanted)
     without = look(model, ids, wanted, torch.zeros_like(plain.z))
@@ -88,13 +89,13 @@ def look(
     wanted: Float[Tensor, "batch pos d_letter"],
     instead: Float[Tensor, "batch pos d_head"] | None = None,
 ) -> Seen:
-    """Run the model by hand, with its head's z replaced where `instead` is given."""
+    """Run the model by hand, with its head's z replaced where `instead` is given; all tensors are on its device."""
     body, layer = model.model, model.model.layers[0]
-    stream = body.embed_tokens(ids) + body.embed_positions(torch.arange(ids.shape[1]))
+    stream = body.embed_tokens(ids) + body.embed_positions(torch.arange(ids.shape[1], device=ids.device))
     normed = layer.input_layernorm(stream)
     attn = layer.self_attn
     q, k, values = attn.q_proj(normed), attn.k_proj(normed), attn.v_proj(normed)
-    hidden = torch.full((ids.shape[1],) * 2, torch.finfo(q.dtype).min).triu(1)[None, None]
+    hidden = q.new_full((ids.shape[1],) * 2, torch.finfo(q.dtype).min).triu(1)[None, None]
     scores = attention_scores(q[:, None], k[:, None], attn.head_dim**-0.5, mask=hidden)
     pattern = attention_pattern(scores, normaliser=model.config.normaliser)[:, 0]
     z = pattern @ values if instead is None else instead

@@ -6,6 +6,8 @@ the attention-sink models compare the third. Everything else is as usual, so hoo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import torch
@@ -17,7 +19,11 @@ from transformers.masking_utils import create_bidirectional_mask, create_causal_
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from interp.kernels.backends.eager import attention_pattern, attention_scores, repeat_kv, z_from_pattern
+from interp.hooks.adapters.registry import attend as hooked_attention
+from interp.kernels.backends.eager import NORMALISERS, attention_pattern, attention_scores, repeat_kv, z_from_pattern
+from interp.kernels.errors import InterpError, suggest
+
+NORMS = ("layer", "none")
 
 
 class PlainConfig(PreTrainedConfig):
@@ -28,6 +34,9 @@ class PlainConfig(PreTrainedConfig):
         norm: 'layer' puts a LayerNorm before every attention, every MLP and the output layer; 'none' leaves them out.
         causal: whether a position sees only itself and what is before it.
         normaliser: what makes a pattern of scores: 'softmax', 'relu' or 'sigmoid', see `attention_pattern`.
+
+    Raises:
+        InterpError: E201, unknown norm or normaliser.
     """
 
     model_type = "plain"
@@ -49,6 +58,9 @@ class PlainConfig(PreTrainedConfig):
         initializer_range: float = 0.02,
         **kwargs: Any,
     ) -> None:
+        for name, value, known in (("norm", norm, NORMS), ("normaliser", normaliser, NORMALISERS)):
+            if value not in known:
+                raise InterpError("E201", f"no {name} {value!r}", where="PlainConfig", fix=suggest(str(value), known))
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
@@ -66,7 +78,11 @@ class PlainConfig(PreTrainedConfig):
 
 
 class PlainAttention(nn.Module):
-    """Multi-head attention with biases."""
+    """Multi-head attention with biases.
+
+    Raises:
+        InterpError: E205 in a forward, the chosen attention implementation computes a softmax and no other pattern.
+    """
 
     def __init__(self, config: PlainConfig) -> None:
         super().__init__()
@@ -89,9 +105,21 @@ class PlainAttention(nn.Module):
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         options = {"scaling": self.head_dim**-0.5, "dropout": 0.0}
         if self.config.normaliser != "softmax":
+            check_normaliser(attend, self.config)
             options["normaliser"] = self.config.normaliser
         z, _ = attend(self, q, k, v, attention_mask, **options)
         return self.o_proj(z.reshape(*hidden_states.shape[:-1], -1))
+
+
+def check_normaliser(attend: Callable[..., Any], config: PlainConfig) -> None:
+    """Refuse attention that would take `normaliser` among the options it ignores, and compute a softmax.
+
+    Raises:
+        InterpError: E205.
+    """
+    if attend is not hooked_attention and "normaliser" not in signature(attend).parameters:
+        what = f"attention {config._attn_implementation!r} computes a softmax, this model needs {config.normaliser!r}"
+        raise InterpError("E205", what, where="PlainTransformer", fix='model.set_attn_implementation("eager")')
 
 
 def eager_attention(
@@ -189,7 +217,7 @@ class PlainTransformer(PreTrainedModel):
     _no_split_modules = ["PlainLayer"]
 
     def __init__(self, config: PlainConfig) -> None:
-        if config.normaliser != "softmax":
+        if config.normaliser != "softmax" and config._attn_implementation is None:
             config._attn_implementation = "eager"  # no fast path of torch computes another one
         super().__init__(config)
         self.model = PlainModel(config)

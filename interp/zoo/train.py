@@ -19,19 +19,29 @@ from interp.zoo import checkpoint
 from interp.zoo.card import write_card
 from interp.zoo.recipe import Recipe, Training
 
+EVERY = 250
+"""Steps between checkpoints where nobody says otherwise."""
 
-def make(recipe: Recipe, out: Path, *, checkpoint_every: int = 250, resume: bool = False, device: str = "cpu") -> Path:
+
+def make(
+    recipe: Recipe, out: Path, *, checkpoint_every: int | None = None, resume: bool = False, device: str | None = None
+) -> Path:
     """Make the model and its card in `out/<name>`, which is returned; checkpoints of a training go to `out`.
 
+    Args:
+        checkpoint_every, resume, device: of a training; models whose weights are written have no use for them.
+
     Raises:
-        InterpError: E204, `out` already holds a training and `resume` is false, or the other way round.
+        InterpError: E204, `out` already holds a training and `resume` is false, or the other way round, or the training
+            there is that of another recipe or has other numbers.
     """
+    if isinstance(recipe, Training):
+        claim(recipe, out, resume)
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     model = recipe.build()
     if isinstance(recipe, Training):
-        claim(out, resume)
-        train(recipe, model.to(device), out, checkpoint_every=checkpoint_every, resume=resume)
+        train(recipe, model.to(device or "cpu"), out, checkpoint_every=checkpoint_every or EVERY, resume=resume)
     folder = out / recipe.name
     with quiet():
         recipe.save(model.to("cpu").eval(), folder)
@@ -55,19 +65,21 @@ def train(recipe: Training, model: Any, out: Path, *, checkpoint_every: int, res
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         if (step + 1) % checkpoint_every == 0 or step + 1 == recipe.steps:
-            checkpoint.save(out, step + 1, model, optimisers)
+            checkpoint.save(out, step + 1, recipe, model, optimisers)
             report(step + 1, losses, recipe.progress(model.eval()), time.monotonic() - start)
             model.train()
 
 
-def claim(out: Path, resume: bool) -> None:
-    """Refuse to overwrite a training, or to resume none."""
+def claim(recipe: Training, out: Path, resume: bool) -> None:
+    """Refuse to overwrite a training, or to resume none or another one."""
     is_there = (out / checkpoint.FILE).exists()
     if resume and not is_there:
         raise InterpError("E204", "no checkpoint to resume", where=str(out), fix="leave out --resume")
     if is_there and not resume:
         fix = "add --resume, or choose another folder"
         raise InterpError("E204", "a training is already here", where=str(out), fix=fix)
+    if resume:
+        checkpoint.check(out, recipe)
 
 
 def report(step: int, losses: dict[str, float], found: dict[str, float], seconds: float) -> None:

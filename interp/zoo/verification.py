@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from interp.hooks.loading import quiet
+from interp.zoo.differences import Difference, differences, leaves
 from interp.zoo.registry import ROOT, recipe_of, verify
 
 TOLERANCE = 2e-3
-"""Largest difference of a figure between machines: one prompt in 512 whose two best logits are almost equal."""
+"""Largest difference of a float between machines, relative where it is over 1: one prompt in 512 whose two best logits
+are almost equal."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Verdict:
 
     name: str
     figures: int
-    differences: tuple[tuple[str, Any, Any], ...]
+    differences: tuple[Difference, ...]
     seconds: float
 
     @property
@@ -42,32 +43,17 @@ def verify_model(name: str) -> Verdict:
     start = time.monotonic()
     recipe = recipe_of(name)
     card = verify(ROOT / name)
-    stated = dict(figures(card["measured"]))
     with quiet():
-        found = dict(figures(recipe.measure(ROOT / name)))
-    differences = tuple(
-        (path, stated.get(path), found.get(path))
-        for path in sorted(stated.keys() | found.keys())
-        if not same(stated.get(path), found.get(path))
-    )
-    return Verdict(name, len(stated), differences, time.monotonic() - start)
-
-
-def figures(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested dictionaries and lists, with their paths."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from figures(inner, f"{path}/{key}" if path else str(key))
-    elif isinstance(value, (list, tuple)):
-        for index, inner in enumerate(value):
-            yield from figures(inner, f"{path}/{index}")
-    else:
-        yield path, value
+        found = recipe.measure(ROOT / name)
+    wrong = differences(card["measured"], found, same)
+    return Verdict(name, len(dict(leaves(card["measured"]))), wrong, time.monotonic() - start)
 
 
 def same(stated: Any, found: Any) -> bool:
-    """Equal, or numbers that differ by rounding."""
-    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (stated, found))
-    if numbers:
+    """Equal, or floats that differ by rounding.
+
+    JSON keeps integers and floats apart (1 and 1.0), so that a count is never taken for a share, nor allowed to round.
+    """
+    if isinstance(stated, float) and isinstance(found, float):
         return abs(stated - found) <= TOLERANCE * max(1.0, abs(stated))
     return type(stated) is type(found) and bool(stated == found)

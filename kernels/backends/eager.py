@@ -11,6 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.kernels.errors import InterpError, suggest
+
+NORMALISERS = ("softmax", "relu", "sigmoid")
+
 
 def repeat_kv(
     x: Float[Tensor, "batch kv_head key_pos d_head"], n_rep: int
@@ -51,8 +55,18 @@ def attention_pattern(
         normaliser: 'softmax'; 'relu', relu(score) / n, or 'sigmoid', sigmoid(score - log n), where n is the number of
             keys that the query sees (Guo et al. 2024, arXiv 2410.13835; Ramapuram et al. 2024, arXiv 2409.04431).
             Rows of the last two sum to anything.
+
+    Raises:
+        InterpError: E201, unknown normaliser; E205, a sink with another one than 'softmax', whose rows leave mass
+            unspent by themselves.
     """
+    if normaliser not in NORMALISERS:
+        raise InterpError("E201", f"no normaliser {normaliser!r}", fix=suggest(normaliser, NORMALISERS))
     if normaliser != "softmax":
+        if sink is not None:
+            raise InterpError(
+                "E205", f"a sink has no meaning with normaliser {normaliser!r}", fix="leave out one of them"
+            )
         return _unnormalised_pattern(scores, normaliser)
     if sink is None:
         wide = torch.promote_types(scores.dtype, torch.float32)

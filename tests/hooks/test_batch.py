@@ -102,3 +102,14 @@ def test_image_patches_without_a_row_for_each_prompt_cannot_be_cut() -> None:
     with pytest.raises(InterpError, match="E205") as caught:
         batch.rows(0, 1)
     assert "pixel_values" in caught.value.what
+
+
+def test_tokens_without_an_embedding(hooked: Any) -> None:
+    """A tokenizer with more tokens than the model has embeddings: an error with the place; padding may be anything."""
+    model = hooked("llama")
+    with pytest.raises(InterpError, match="token id 128, but llama has embeddings for 128") as caught:
+        model([[5, 6, 7], [5, 128, 7]])
+    assert caught.value.code == "E312"
+    assert caught.value.where == "prompt 1, token 1"
+    padded, usual = pad([[5, 6, 7], [8, 9]], 500), pad([[5, 6, 7], [8, 9]], 0)
+    assert torch.equal(model(padded), model(usual))

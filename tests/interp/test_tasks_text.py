@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 from interp.hooks.pairs import tokenise
 from interp.kernels.errors import InterpError
 from interp.tasks.registry import task
+from interp.tasks.retrieval import VALUES
 from interp.tasks.safety import HARMFUL, HARMLESS
 from interp.tasks.split import draw_until, in_test
 from interp.tasks.text import fill
@@ -37,10 +38,28 @@ def tokenizer():
     return AutoTokenizer.from_pretrained(find("mini"))
 
 
-def examples(tokenizer, name, n=60, **options):
+def examples(tokenizer, name, n=60, notes=0, **options):
     found = task(name, n=n, **options).examples(tokenizer)
-    assert not found.drops and not found.notes
+    assert not found.drops and len(found.notes) == notes
     return found.examples
+
+
+def splitting(tokenizer, *split, pieces=2):
+    """The tokenizer, for which each of these tokens is several."""
+
+    class Splitting:
+        bos_token_id, all_special_ids = tokenizer.bos_token_id, tokenizer.all_special_ids
+        decode = tokenizer.decode
+
+        def __call__(self, text, *, add_special_tokens=True):
+            ids = tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
+            cut = {tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in split}
+            return {"input_ids": [part for token in ids for part in ([0] * pieces if token in cut else [token])]}
+
+        def __len__(self):
+            return len(tokenizer)
+
+    return Splitting()
 
 
 def texts(example, side="clean"):
@@ -181,22 +200,47 @@ def test_safety_twins_differ_in_the_verb_alone(tokenizer):
     assert {example.answer for example in examples(tokenizer, "safety", ask="harmful")} == {" Sorry"}
 
 
-@pytest.mark.parametrize("form", ["needle", "key_value"])
-@pytest.mark.parametrize("length", [64, 300])
-def test_retrieval_states_the_fact_once_at_its_depth(tokenizer, form, length):
-    for index, example in enumerate(examples(tokenizer, "retrieval", form=form, length=length, n=33)):
+@pytest.mark.parametrize(
+    ("form", "length", "least"),
+    [("needle", 64, 44), ("needle", 300, 280), ("key_value", 64, 55), ("key_value", 300, None)],
+)
+def test_retrieval_states_the_fact_once_at_its_depth(tokenizer, form, length, least):
+    given = {"form": form, "length": length, "notes": int(least is None)}
+    for index, example in enumerate(examples(tokenizer, "retrieval", n=33, **given)):
         found, corrupt = texts(example), texts(example, "corrupt")
         assert found["value"] == example.answer.strip() and corrupt["value"] == example.distractor.strip()
         assert example.clean.count(found["needle"]) == 1 and example.clean.count(found["query"]) == 2
         assert found["key"] in found["query"] and example.clean.endswith(found["query"])
-        tokens = len(tokenizer(example.clean)["input_ids"])
-        assert length - 20 <= tokens <= length or form == "key_value"
+        assert (least or 0) <= len(tokenizer(example.clean)["input_ids"]) <= length
         depth = int(example.id[-3:]) / 100
         room = len(example.clean) - len(found["query"])
         assert depth == pytest.approx((index % 11) / 10)
         assert abs(example.spans["needle"][0] / room - depth) < 0.35
-    shallow = examples(tokenizer, "retrieval", form=form, length=length, depth=0.0, n=5)
+    shallow = examples(tokenizer, "retrieval", depth=0.0, n=5, **given)
     assert all(example.spans["needle"][0] == 0 for example in shallow)
+
+
+@pytest.mark.parametrize(("length", "notes"), [(160, 0), (211, 0), (220, 1), (400, 1)])
+def test_a_list_that_ends_long_before_the_length_says_so(tokenizer, length, notes):
+    found = task("retrieval", n=4, form="key_value", length=length).examples(tokenizer)
+    (tokens,) = {len(tokenizer(example.clean)["input_ids"]) for example in found.examples}
+    fact = len(tokenizer(" Amy: lamp,", add_special_tokens=False)["input_ids"])
+    assert len(found.notes) == notes == int(length - tokens > 2 * fact)
+    if notes:
+        facts = found.examples[0].clean.count(",")
+        assert facts == 3 * len(VALUES) // 4 and f"make {facts} facts" in found.notes[0]
+        assert f"at most {tokens} tokens instead of {length}" in found.notes[0]
+
+
+@pytest.mark.parametrize("form", ["needle", "key_value"])
+def test_retrieval_names_the_words_that_a_tokenizer_splits(tokenizer, form):
+    found = task("retrieval", n=30, form=form, length=96).examples(splitting(tokenizer, " Mary", " lamp"))
+    assert len(found.notes) == 2 and all("because the tokenizer splits them" in note for note in found.notes)
+    assert found.notes[0].endswith(": Mary.") and found.notes[1].endswith(": lamp.")
+    assert not any("Mary" in texts(example)["key"] or "lamp" in example.answer for example in found.examples)
+    fact = r"secret word of (\w+) is (\w+)\." if form == "needle" else r"(\w+): (\w+),"
+    stated = {word for example in found.examples for pair in re.findall(fact, example.clean) for word in pair}
+    assert len(stated) > 60 and not {"Mary", "lamp"} & stated
 
 
 @pytest.mark.parametrize(
@@ -218,6 +262,7 @@ def test_wrong_options_are_refused(name, options, message):
         task(name, **options)
 
 
-def test_facts_that_do_not_fit_are_refused(tokenizer):
+@pytest.mark.parametrize("options", [{"facts": 20}, {"form": "key_value"}])
+def test_facts_that_do_not_fit_are_refused(tokenizer, options):
     with pytest.raises(InterpError, match="do not fit into 32 tokens"):
-        task("retrieval", length=32, facts=20).examples(tokenizer)
+        task("retrieval", length=32, **options).examples(splitting(tokenizer, ":", pieces=9))

@@ -13,7 +13,6 @@ from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 import interp
-from interp.zoo import checkpoint, train
 from interp.zoo.recipes.mini_vlm import MiniVlm
 from interp.zoo.registry import ROOT
 from interp.zoo.vision.batch import Lexicon, answer_logits, pixels
@@ -286,40 +285,6 @@ def test_packed_questions_are_computed_as_if_each_stood_alone(tiny):
 
 
 # --- training
-
-
-def test_training_starts_stops_and_goes_on_as_if_undisturbed(tmp_path):
-    def start():
-        torch.manual_seed(0)
-        return TINY.build()
-
-    whole, cut = start(), start()
-    for folder in ("whole", "cut"):
-        (tmp_path / folder).mkdir()
-    train.train(TINY, whole, tmp_path / "whole", checkpoint_every=100, resume=False)
-    optimisers = TINY.optimisers(cut)
-    one_step(cut, optimisers, 0)
-    one_step(cut, optimisers, 1)
-    checkpoint.save(tmp_path / "cut", 2, cut, optimisers)
-    torch.manual_seed(9)
-    resumed = TINY.build()
-    train.train(TINY, resumed, tmp_path / "cut", checkpoint_every=100, resume=True)
-    first, second, fresh = whole.state_dict(), resumed.state_dict(), start().state_dict()
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert sum(not torch.equal(first[name], fresh[name]) for name in first) > 0.9 * len(first)
-
-
-def one_step(model, optimisers, step):
-    """What the loop does, written out."""
-    for optimiser, full in zip(optimisers, (TINY.muon_rate, TINY.learning_rate), strict=True):
-        for group in optimiser.param_groups:
-            group["lr"] = full * TINY.rate(step)
-    model.train()
-    TINY.backward(model, step)
-    torch.nn.utils.clip_grad_norm_(model.parameters(), TINY.clip)
-    for optimiser in optimisers:
-        optimiser.step()
-        optimiser.zero_grad()
 
 
 def test_loss_falls():

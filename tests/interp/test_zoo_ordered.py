@@ -1,15 +1,11 @@
 """Models trained to order: the bars hold on the shipped files, and a wrong alignment is found out."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import interp
-from interp.zoo import train
-from interp.zoo.ordered import figures as ordered_figures
 from interp.zoo.ordered.figures import Questions
 from interp.zoo.ordered.interchange import node_names, run
 from interp.zoo.ordered.noise import decodable, likeness, structure
@@ -20,7 +16,6 @@ from interp.zoo.recipes.ordered_induction import OrderedInduction
 from interp.zoo.registry import ROOT, verify
 
 RECIPES = (OrderedBalance(), OrderedCommand(), OrderedInduction())
-TINY = replace(OrderedInduction(), steps=6, warmup=2, width=16, hidden=8, heads=4, batch=8)
 
 each = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 
@@ -103,28 +98,6 @@ def test_truth_names_the_aligned_nodes(recipe):
         for writer, reader in (edge.split("->") for edge in edges):
             assert writer in writers and (reader == "logits" or reader.split(".")[0] in nodes)
     assert nodes <= set(node_names(recipe.build().config))
-
-
-def test_training_learns_stops_and_resumes_bit_for_bit(tmp_path, monkeypatch):
-    monkeypatch.setattr(ordered_figures, "figures", lambda recipe, folder: {})
-    whole = train.make(TINY, tmp_path / "whole", checkpoint_every=100)
-    real = OrderedInduction.backward
-
-    def cut(self, model, step):
-        if step == 5:
-            raise KeyboardInterrupt
-        return real(self, model, step)
-
-    monkeypatch.setattr(OrderedInduction, "backward", cut)
-    with pytest.raises(KeyboardInterrupt):
-        train.make(TINY, tmp_path / "cut", checkpoint_every=4)
-    monkeypatch.setattr(OrderedInduction, "backward", real)
-    torch.manual_seed(99)
-    resumed = train.make(TINY, tmp_path / "cut", checkpoint_every=4, resume=True)
-    first, second = (load_file(folder / "model.safetensors") for folder in (whole, resumed))
-    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-    torch.manual_seed(TINY.seed)
-    assert not torch.equal(first["lm_head.weight"], TINY.build().state_dict()["lm_head.weight"])
 
 
 def test_structure_tells_noise_from_a_pattern():

@@ -11,8 +11,9 @@ from interp.tasks import filler
 from interp.tasks.safety import BELONGINGS, HARMFUL, HARMLESS
 from interp.tasks.split import in_test
 from interp.zoo.language import reading
+from interp.zoo.language.model import DOCUMENTS
 from interp.zoo.language.vocabulary import PRE_TOKENIZER
-from interp.zoo.recipes.mini import DOCUMENTS, Mini
+from interp.zoo.recipes.mini import Mini
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,11 @@ def test_every_piece_of_every_document_is_one_token(tokenizer):
         )
 
 
+def test_verdicts_are_single_tokens_with_and_without_a_space(tokenizer):
+    for word in reading.VERDICTS:
+        assert len(tokenizer(word)["input_ids"]) == len(tokenizer(f" {word}")["input_ids"]) == 2  # BOS is one of them
+
+
 def test_documents_end_and_padding_has_no_weight(tokenizer):
     rows = reading.text_rows([[("Mary", 1.0)], [("Mary and John went", 1.0)]], tokenizer, 128)
     assert rows.ids[0, -1] == tokenizer.pad_token_id and rows.weights[0, -1] == 0
@@ -86,11 +92,11 @@ def test_documents_end_and_padding_has_no_weight(tokenizer):
 
 @pytest.mark.parametrize("ambiguous", [0.0, 1.0])
 def test_repeated_sequences_repeat_and_only_repeats_are_targets(tokenizer, ambiguous):
-    rows = reading.repeats(random.Random(0), tokenizer, 32, 400, 3, ambiguous)
+    rows = reading.repeats(random.Random(0), tokenizer, 32, 400, ambiguous)
     assert (rows.ids[:, 0] == tokenizer.bos_token_id).all()
     for ids, weights in zip(rows.ids, rows.weights, strict=True):
         period = int((weights == 0).sum()) - 1
-        assert 3 <= period <= 16 and (ids[1 + period :] == ids[1:-period]).all()
+        assert reading.LEAST <= period <= 16 and (ids[1 + period :] == ids[1:-period]).all()
         assert (len(set(ids[1 : 1 + period])) == period) == (not ambiguous) or period <= 4
         assert (weights[1 + period :] == np.float32(reading.REPEATED)).all()
     if not ambiguous:
@@ -109,7 +115,7 @@ def test_facts_are_asked_with_their_values():
                 assert not in_test(query.strip().removesuffix(" is").removesuffix(":").split()[-1], value.strip())
 
 
-def test_the_loss_is_the_weighted_mean_of_next_token_losses(tokenizer):
+def test_the_loss_is_the_weighted_sum_of_next_token_losses(tokenizer):
     class Constant(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -122,5 +128,4 @@ def test_the_loss_is_the_weighted_mean_of_next_token_losses(tokenizer):
     model = Constant()
     logs = model.table.detach().log_softmax(-1)
     expected = -sum(w * logs[i] for i, w in zip(rows.ids[:, 1:].flatten(), rows.weights[:, 1:].flatten(), strict=True))
-    loss, total = reading.weighted_loss(model, rows)
-    assert loss.item() == pytest.approx(float(expected), rel=1e-5) and total == pytest.approx(rows.weights[:, 1:].sum())
+    assert reading.weighted_loss(model, rows).item() == pytest.approx(float(expected), rel=1e-5)

@@ -20,8 +20,7 @@ from interp.hooks.examples import Example
 from interp.tasks.base import Task, Tokenizer, token_ids
 from interp.tasks.retrieval import Retrieval
 
-N, SEED = 512, 1_000_003
-N_ABLATED = 64
+SEED = 1_000_003
 BATCH = 64
 Options = tuple[tuple[int, ...], ...]
 Batch = tuple[Int[Tensor, "_ _"], Options, Options]  # prompts, answers, distractors
@@ -57,7 +56,7 @@ def batches(task: Task, tokenizer: Tokenizer) -> list[Batch]:
 def over(model: Any, data: list[Batch], measure: Callable[..., Tensor]) -> float:
     """Mean over all prompts of `measure(logits at the last position, answers, distractors)`."""
     values = [
-        measure(model(prompts.to(model.device)).logits[:, -1].cpu(), answers, distractors)
+        measure(model(prompts.to(model.device), logits_to_keep=1).logits[:, -1].cpu(), answers, distractors)
         for prompts, answers, distractors in data
     ]
     return float(torch.cat(values).double().mean())
@@ -134,16 +133,22 @@ def head_shares(model: Any, tokenizer: Tokenizer, task: Task) -> dict[str, float
     return shares
 
 
-def measure(folder: Path, tasks: tuple[Task, ...]) -> dict[str, Any]:
-    """The figures of a language model's card: held-out accuracy, and the heads that mean ablation finds to matter most."""
+def measure(folder: Path, tasks: tuple[Task, ...], n_ablated: int) -> dict[str, Any]:
+    """The figures of a language model's card: held-out accuracy, and the heads that mean ablation finds to matter most.
+
+    Args:
+        tasks: what is asked, all of them equally often.
+        n_ablated: questions of each that heads are ablated on.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
-    figures: dict[str, Any] = {"prompts": N, "seed": SEED, "accuracy": accuracies(model, tokenizer, tasks)}
-    figures["logit_diff_lost"] = {"prompts": N_ABLATED, "heads": {}}
+    (n,) = {task.n for task in tasks}
+    figures: dict[str, Any] = {"prompts": n, "seed": SEED, "accuracy": accuracies(model, tokenizer, tasks)}
+    figures["logit_diff_lost"] = {"prompts": n_ablated, "heads": {}}
     for task in tasks:
-        shares = head_shares(model, tokenizer, replace(task, n=N_ABLATED))
+        shares = head_shares(model, tokenizer, replace(task, n=n_ablated))
         top = sorted(shares, key=lambda head: -shares[head])[:5]
         figures["logit_diff_lost"]["heads"][label(task)] = {head: round(shares[head], 3) for head in top}
     return figures

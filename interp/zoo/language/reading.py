@@ -33,6 +33,12 @@ CONTEXT = 0.05
 REPEATED = 0.5
 """Weights of tokens that are not answers, which mostly can only be guessed, and of repeated tokens; answers have 1."""
 
+LEAST = 3
+"""Random tokens that are drawn at least before they come again."""
+
+VERDICTS = ("Yes", "No", "True", "False")
+"""No document has them, but they are the answers of many questions of users, who need them to be single tokens."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -140,11 +146,11 @@ def facts(rng: random.Random, number: int, sentences: int, asks: int) -> Documen
     return document
 
 
-def repeats(rng: random.Random, tokenizer: Any, length: int, rows: int, least: int, ambiguous: float) -> Rows:
+def repeats(rng: random.Random, tokenizer: Any, length: int, rows: int, ambiguous: float) -> Rows:
     """BOS, then random tokens of the whole ordinary vocabulary, over and over to the end of the row.
 
     Args:
-        least: tokens that are drawn at least before they come again.
+        length: of a row; its half is at most the size of the ordinary vocabulary.
         ambiguous: share of rows whose tokens come from a small alphabet, so that one token before does not tell
             which one follows, but two or three do.
     """
@@ -152,11 +158,11 @@ def repeats(rng: random.Random, tokenizer: Any, length: int, rows: int, least: i
     ids = np.full((rows, length), tokenizer.bos_token_id, dtype=np.int64)
     weights = np.zeros((rows, length), dtype=np.float32)
     for row, weight in zip(ids, weights, strict=True):
-        period = rng.randint(least, length // 2)
+        period = rng.randint(LEAST, length // 2)
         if rng.random() < ambiguous:
             tokens = rng.choices(rng.sample(ordinary, max(2, period // 3)), k=period)
         else:
-            tokens = rng.sample(ordinary, min(period, len(ordinary)))
+            tokens = rng.sample(ordinary, period)
         row[1:] = np.resize(tokens, length - 1)
         weight[1 + len(tokens) :] = REPEATED
     return Rows(ids, weights)
@@ -190,14 +196,14 @@ def by_length(documents: Sequence[Document], chunks: int) -> list[list[Document]
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
-def weighted_loss(model: Any, rows: Rows) -> tuple[Tensor, float]:
-    """Sum of the weighted next-token losses in nats, and the sum of weights; products are computed in bfloat16."""
+def weighted_loss(model: Any, rows: Rows) -> Float[Tensor, ""]:
+    """Sum of the weighted next-token losses in nats; products are computed in bfloat16."""
     device = next(model.parameters()).device
     ids, weights = torch.from_numpy(rows.ids).to(device), torch.from_numpy(rows.weights).to(device)
     with torch.autocast(device.type, dtype=torch.bfloat16):
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
     losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
-    return (losses * weights[:, 1:].flatten()).sum(), float(weights[:, 1:].sum())
+    return (losses * weights[:, 1:].flatten()).sum()
 
 
 def all_texts(tasks: Sequence[Callable[[random.Random], Document]], samples: int = 3000) -> list[str]:
@@ -206,7 +212,7 @@ def all_texts(tasks: Sequence[Callable[[random.Random], Document]], samples: int
     listed = [task.lists for task in (IOI, SAFETY, GREATER_THAN, DOCSTRING, *COLORED, *MCQA)]
     words = {word for lists in listed for kind in lists.values() for word in kind}
     words |= {*filler.all_words(), *KEYS, *VALUES, *NUMBERS, *map(str, range(10)), *(f"0{i}" for i in range(10))}
-    words |= set(" how help Yes No True False".split())
+    words.update(VERDICTS)
     read = [make(rng) for make in tasks for _ in range(samples)]
     read += [facts(rng, 3, rng.randint(0, 1), 2) for _ in range(samples)]
     documents = ["".join(text for text, _ in document) for document in read]

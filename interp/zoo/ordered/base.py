@@ -59,7 +59,8 @@ class Ordered(Training):
     def backward(self, model: Any, step: int) -> dict[str, float]:
         """See `Training.backward`."""
         rng = np.random.default_rng([self.seed, 0, step])
-        found = losses(Lesson(model, self.program, self.alignment, self.program.draw(rng, self.batch)), rng)
+        ids = self.program.draw(rng, self.batch).to(model.device)
+        found = losses(Lesson(model, self.program, self.alignment, ids), rng)
         torch.stack(list(found.values())).sum().backward()
         return {name: loss.item() for name, loss in found.items()}
 

@@ -39,7 +39,7 @@ class Questions:
 
     def __init__(self, model: Any, program: Program, alignment: Alignment, n: int, seed: int = SEED) -> None:
         rng = np.random.default_rng([seed])
-        self.lesson = Lesson(model, program, alignment, program.draw(rng, n))
+        self.lesson = Lesson(model, program, alignment, program.draw(rng, n).to(model.device))
         self.order = torch.from_numpy(rng.permutation(n))
         self.plain = self.lesson.plain()
         self.asked = self.plain.answer != UNASKED

@@ -145,11 +145,15 @@ class Lesson:
     def exchange(self, taken: Mapping[str, Rows], source: Outcome, order: Int[Tensor, " batch"]) -> Outcome:
         """Run both, with variables, or nodes that carry none, taken over from other runs.
 
+        `taken` and `order` may be on another device than the model.
+
         Args:
             taken: name of a variable or node -> prompts in which it is taken over.
             source: runs that values come from.
             order: for each prompt, the one of `source` that it takes from.
         """
+        order = order.to(self.ids.device)
+        taken = {name: rows.to(self.ids.device) for name, rows in taken.items()}
         names = [name for name in taken if name in self.alignment]
         nodes = {node: taken[name] for name in taken for node in self.alignment.get(name, (name,))}
         variables = {name: Swap(source.variables[name][order], taken[name]) for name in names}

@@ -122,7 +122,7 @@ class BigramBackcopy(Training):
 
     def backward(self, model: Any, step: int) -> dict[str, float]:
         """See `Training.backward`."""
-        ids = self.sequences(step, self.batch, self.length + 1)
+        ids = self.sequences(step, self.batch, self.length + 1).to(model.device)
         logits = model(ids[:, :-1]).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
         loss.backward()

@@ -37,7 +37,7 @@ class Command(Program):
 
     def compute(self, ids: Int[Tensor, "n pos"], settle: Settle) -> Int[Tensor, "n pos"]:
         """See `Program.compute`."""
-        place = torch.arange(N)
+        place = torch.arange(N, device=ids.device)
         command = settle("command", ids[:, 1:2].expand(-1, N))
         targets = torch.stack([place, N - 1 - place, (place - 1) % N])
         target = settle("target", targets[command - 1, place])
