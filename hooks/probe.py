@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from interp.hooks.batch import Batch
-from interp.hooks.names import HeadId, point_name
+from interp.hooks.names import POINTS, HeadId, point_name
 from interp.hooks.prompts import from_inputs
 from interp.hooks.reference import window
 from interp.kernels.errors import InterpError
@@ -109,7 +109,7 @@ def canary(model: HookedModel, point: str, heads: Sequence[HeadId], batch: Batch
     That a hook fires once a forward and keeps the shape is checked by every forward.
 
     Args:
-        point: 'z', 'pattern' or 'attn_scores'; the point an intervention works on.
+        point: the point an intervention works on, without `hook_`: 'z', 'pattern', 'attn_scores', 'resid_pre', ...
         batch: some prompts; one is used.
 
     Raises:
@@ -123,7 +123,8 @@ def canary(model: HookedModel, point: str, heads: Sequence[HeadId], batch: Batch
 
 
 def _row(model: HookedModel, point: str, tower: str, layer: int, batch: Batch) -> CanaryRow:
-    name = point_name(f"attn.hook_{point}", layer, tower)
+    kind = f"hook_{point}" if f"hook_{point}" in POINTS else f"attn.hook_{point}"
+    name = point_name(kind, layer, tower)
     model.check_point(name)
     clean, cache = model.run_with_cache(batch, name)
     own = cache[name]

@@ -68,6 +68,10 @@ class Cost:
         shape = (0, 0) if head is None else tuple(head.weight.shape)
         return cls(tuple(costs), shape[1], shape[0])
 
+    def bound(self, keys: int, d_model: int, heads: int) -> int:
+        """Numbers that a layer surely does not exceed for a token: streams, projections, MLP, scores, with copies."""
+        return 16 * d_model + 4 * max(layer.token for layer in self.layers) // d_model + 8 * heads * keys
+
     def forward(self, rows: int, length: int, first: int = 0) -> int:
         """A forward of whole prompts from a layer on, all logits included."""
         below = sum(length * layer.token + length * length * layer.pair for layer in self.layers[first:])

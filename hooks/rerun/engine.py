@@ -12,28 +12,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.hooks.adapters.base import HookContext
 from interp.hooks.adapters.huggingface import HuggingFaceAdapter
 from interp.hooks.batch import Batch
 from interp.hooks.interventions import Intervention
 from interp.hooks.naive import plain_outputs, read_output
-from interp.hooks.names import PointId, point_name
-from interp.hooks.rerun.change import (
-    Change,
-    First,
-    Variant,
-    Z,
-    apply,
-    difference,
-    edits,
-    first,
-    names_needed,
-    stream_change,
-)
+from interp.hooks.names import point_name
+from interp.hooks.rerun.change import First, Variant, edits, first, names_needed
+from interp.hooks.rerun.changes import Changes
 from interp.hooks.rerun.cost import Cost
 from interp.hooks.rerun.layers import LayerRuns, repeated
-from interp.hooks.rerun.memory import LiveBytes
-from interp.hooks.rerun.nodes import Mask, NodeRuns, narrow
+from interp.hooks.rerun.memory import peak
+from interp.hooks.rerun.nodes import NodeRuns, narrow
 from interp.hooks.rerun.plan import Chunk, Plan
 from interp.hooks.rerun.proof import distrust
 from interp.hooks.rerun.record import NodeView, Record, record
@@ -89,9 +78,7 @@ class Rerun:
         self.columns, self.share, self.proven = columns, share, proven
         self.hooks = [edits(model, batch, variant) for variant in variants]
         self.firsts = [first(hooks) for hooks in self.hooks]
-        self._bases: dict[tuple[PointId, ...], Tensor] = {}
-        self._kept: dict[int, Change] = {}
-        self._kept_bytes = 0
+        self._bytes: dict[tuple[str, tuple[str, ...]], tuple[int, float]] = {}
         self.why_layers = ""
         self.why_forward = self._record()
         if self.why_forward:
@@ -112,11 +99,14 @@ class Rerun:
         chunks = []
         for found in groups.values():
             chunk = self.routes[found[0]]
-            room = budget - recorded - chunk.fixed
-            most = max(1, room // max(chunk.peak, 1)) if self._can_stack(chunk) else 1
+            most = len(found) if self._can_stack(chunk) else 1
+            fixed, each = 0, self._bound(chunk)
+            if each * most > budget - recorded:
+                fixed, each = self._measured(chunk)
+                most = min(most, max(1, (budget - recorded - fixed) // max(each, 1)))
             for start in range(0, len(found), most):
                 part = tuple(found[start : start + most])
-                peak = chunk.fixed + chunk.peak * len(part)
+                peak = fixed + each * len(part)
                 chunks.append(replace(chunk, variants=part, flops=chunk.flops * len(part), peak=peak))
         naive = 2 * self._cost.forward(self.batch.size, self._width) * len(members) if self._cost else 0
         return Plan(tuple(chunks), naive, recorded, budget)
@@ -141,8 +131,7 @@ class Rerun:
         runs = self._node_runs[chunk.is_shared]
         firsts: Any = [self.firsts[index] for index in chunk.variants]
         changes: Any = [
-            self._kept.get(index) or self._change(found, runs.view)
-            for index, found in zip(chunk.variants, firsts, strict=True)
+            self._changes.of(index, found, runs.view) for index, found in zip(chunk.variants, firsts, strict=True)
         ]
         nodes, output = runs.outputs(chunk.first, changes, [found.later for found in firsts], chunk.touched)
         values = self.clean.repeat(len(changes), 1, 1)
@@ -222,20 +211,7 @@ class Rerun:
             Chunk((), "forward", why=self.why_forward) if self.why_forward else self._route(index)
             for index in range(len(self.variants))
         ]
-        alike: dict[tuple[str, tuple[str, ...]], list[int]] = {}
-        for index, chunk in enumerate(found):
-            if chunk.route in ("nodes", "layers"):
-                alike.setdefault((chunk.route, chunk.kinds), []).append(index)
-        for members in alike.values():
-            fixed, token = self._bytes(found, members)
-            for index in members:
-                chunk = found[index]
-                peak = int(token * self._tokens(chunk))
-                beside = fixed
-                if chunk.touched is not None:
-                    beside += self._node_runs[chunk.is_shared].recorded_bytes(chunk.touched)
-                found[index] = replace(chunk, flops=self._flops(chunk), fixed=beside, peak=peak)
-        return tuple(found)
+        return tuple(replace(chunk, flops=self._flops(chunk)) for chunk in found)
 
     def _route(self, index: int) -> Chunk:
         found, hooks = self.firsts[index], self.hooks[index]
@@ -248,25 +224,24 @@ class Rerun:
             return Chunk((), "layers", begin, why=why, kinds=kinds)
         runs = self._node_runs
         shared = not found.later and not found.needs_attention and runs[True].view.tree.is_shared
-        change = self._change(found, runs[shared].view)
+        change = self._changes.of(index, found, runs[shared].view)
         if change is None:  # prompts with a common beginning part there
-            shared, change = False, self._change(found, runs[False].view)
+            shared, change = False, self._changes.of(index, found, runs[False].view)
         assert change is not None
-        touched = change.nodes | self._later_nodes(found) if found.later else change.nodes
+        touched = change.nodes
+        if found.later:
+            touched = touched | self._changes.later_nodes(found, runs[False].view)
         if not runs[shared].reach(found.where, found.layer, touched).any():
             return Chunk((), "nothing")
-        self._keep(index, change)
         return Chunk((), "nodes", found.layer, first=found, touched=touched, is_shared=shared, kinds=kinds)
-
-    def _keep(self, index: int, change: Change) -> None:
-        """Changes need not be found twice, as long as they take no more memory than the recorded run."""
-        self._kept_bytes += change.value.untyped_storage().nbytes()
-        if self._kept_bytes <= self.recording.n_bytes:
-            self._kept[index] = change
 
     @cached_property
     def _layer_runs(self) -> LayerRuns:
         return LayerRuns(self.adapter, self.recording)
+
+    @cached_property
+    def _changes(self) -> Changes:
+        return Changes(self._layer_runs)
 
     @cached_property
     def _node_runs(self) -> dict[bool, NodeRuns]:
@@ -285,28 +260,6 @@ class Rerun:
     @property
     def _may_share(self) -> bool:
         return self.share and set(self.batch.inputs) <= TEXT
-
-    def _change(self, found: First, view: NodeView) -> Change | None:
-        """What first hooks change; None where prompts that share nodes would part."""
-        if not found.needs_attention:
-            return stream_change(found, view)
-        points = tuple(found.edits)
-        if points not in self._bases:  # computed the same way, so that what is not edited differs by exactly nothing
-            self._bases[points] = self._layer_runs.z(found.layer, {point: [_identity] for point in points})
-        new = self._layer_runs.z(found.layer, found.edits)
-        return difference(
-            self.adapter.available[point_name(Z, found.layer)], view.nodes(new), view.nodes(self._bases[points]), view
-        )
-
-    def _later_nodes(self, found: First) -> Mask:
-        """Nodes that later hooks change on the recorded run; elsewhere they act only where something differs already."""
-        view = self._node_runs[False].view
-        nodes = np.zeros(view.tree.size, dtype=bool)
-        for point, functions in found.later.items():
-            old = self.recording.named[point.name]
-            differs = view.nodes(apply(functions, old, point, self.batch) != old)
-            nodes |= differs.flatten(1).any(1).cpu().numpy()
-        return nodes
 
     def _can_stack(self, chunk: Chunk) -> bool:
         return chunk.route == "nodes" or (chunk.route == "layers" and self._layer_runs.can_stack)
@@ -336,16 +289,28 @@ class Rerun:
         assert chunk.first is not None and chunk.touched is not None
         return 2 * self._node_runs[chunk.is_shared].operations(self._cost, chunk.first, chunk.touched)
 
-    def _bytes(self, found: Sequence[Chunk], members: Sequence[int]) -> tuple[int, float]:
-        """Bytes of a run: (whatever its size, a token of a variant); measured where a variant runs on most tokens."""
-        index = max(members, key=lambda index: (self._tokens(found[index]), -found[index].layer, -index))
-        peaks = []
-        for n in (1, 2) if self._can_stack(found[index]) else (1,):
-            with LiveBytes() as live:
-                self.run(replace(found[index], variants=(index,) * n))
-            peaks.append(live.peak)
-        each = peaks[-1] - peaks[0] if len(peaks) == 2 else 0
-        return peaks[0] - each, each / self._tokens(found[index])
+    def _bound(self, chunk: Chunk) -> int:
+        """Bytes that one variant surely does not exceed; good enough where memory is plenty, and costs nothing."""
+        if self._cost is None or chunk.route not in ("nodes", "layers"):
+            return 0
+        entries = self._cost.entries if self.columns is None else len(self.columns)
+        numbers = self._cost.bound(self._width, self.recording.d_model, max(self.adapter.heads[""]))
+        return self.clean.element_size() * (numbers * self._tokens(chunk) + 3 * self.batch.size * entries)
+
+    def _measured(self, chunk: Chunk) -> tuple[int, int]:
+        """Bytes of a run, whatever the number of its variants, and bytes of each variant."""
+        alike = (chunk.route, chunk.kinds)
+        if alike not in self._bytes:
+            members = [index for index, one in enumerate(self.routes) if (one.route, one.kinds) == alike]
+            index = max(members, key=lambda one: (self._tokens(self.routes[one]), -self.routes[one].layer, -one))
+            largest, counts = self.routes[index], (1, 2) if self._can_stack(chunk) else (1,)
+            peaks = [peak(lambda n=n: self.run(replace(largest, variants=(index,) * n))) for n in counts]  # type: ignore[misc]
+            each = peaks[-1] - peaks[0]
+            self._bytes[alike] = peaks[0] - each, each / self._tokens(largest)
+        fixed, token = self._bytes[alike]
+        if chunk.touched is not None:
+            fixed += self._node_runs[chunk.is_shared].recorded_bytes(chunk.touched)
+        return fixed, int(token * self._tokens(chunk))
 
 
 def is_causal(mask: Tensor | None) -> bool:
@@ -359,7 +324,3 @@ def is_causal(mask: Tensor | None) -> bool:
 def _projects_inside(adapter: HuggingFaceAdapter, layer: int) -> bool:
     block = adapter.block(layer)
     return any(module is block.out for module in block.attn.modules())
-
-
-def _identity(value: Tensor, _: HookContext) -> Tensor:
-    return value

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from weakref import finalize
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+
+def peak(call: Callable[[], object]) -> int:
+    """Bytes that a call holds at most."""
+    with LiveBytes() as live:
+        call()
+    return live.peak
 
 
 class LiveBytes(TorchDispatchMode):

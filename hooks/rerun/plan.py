@@ -32,9 +32,8 @@ class Chunk:
         touched: for 'nodes', those that any of their hooks can change by itself.
         is_shared: whether prompts share nodes.
         kinds: hook points that they edit.
-        flops: floating point operations of the whole chunk.
-        fixed: bytes that a run takes whatever the number of its variants.
-        peak: bytes at most, beside the recorded run; of a variant in `Rerun.routes`, of the whole chunk in a plan.
+        flops: floating point operations of the whole chunk, or of one variant where none is named.
+        peak: bytes at most, beside the recorded run.
     """
 
     variants: tuple[int, ...]
@@ -46,7 +45,6 @@ class Chunk:
     is_shared: bool = False
     kinds: tuple[str, ...] = ()
     flops: int = 0
-    fixed: int = 0
     peak: int = 0
 
     @property

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from interp.hooks.adapters.huggingface import HuggingFaceAdapter
@@ -29,6 +29,7 @@ class Record:
     Attributes:
         output: of the model.
         named: activations by hook name [batch pos ...].
+        width, d_model: tokens of a prompt as the layers see them, padding included, and numbers of the stream.
         calls: what each layer's attention was called with.
         layer_tails, attention_tails: what these modules returned beside their first tensor, see `restart.tail`.
         attention_outputs: the first tensor of the attention modules of edited layers [batch pos d].
@@ -37,6 +38,8 @@ class Record:
     batch: Batch
     output: Tensor
     named: Mapping[str, Tensor]
+    width: int = 0
+    d_model: int = 0
     calls: dict[int, Call] = field(default_factory=dict)
     layer_tails: dict[int, Tail] = field(default_factory=dict)
     attention_tails: dict[int, Tail] = field(default_factory=dict)
@@ -48,15 +51,6 @@ class Record:
         calls = (tensor for call in self.calls.values() for tensor in (call.k, call.v, call.mask) if tensor is not None)
         held = {id(t.untyped_storage()): t for t in (*self.named.values(), *self.attention_outputs.values(), *calls)}
         return self.output.untyped_storage().nbytes() + sum(t.untyped_storage().nbytes() for t in held.values())
-
-    @property
-    def width(self) -> int:
-        """Tokens of a prompt as the layers see them."""
-        return next(iter(self.named.values())).shape[1]
-
-    def entering(self, layer: int) -> Float[Tensor, "batch pos d_model"]:
-        """The residual stream that enters a layer."""
-        return self.named[point_name("hook_resid_pre", layer)]
 
 
 @torch.no_grad()
@@ -90,6 +84,7 @@ def record(
             stack.enter_context(replaced(output_layer(adapter), head))
         found.output = adapter.forward(batch.inputs)
     found.named = recorder.tensors()
+    _, found.width, found.d_model = found.named[entries[0]].shape
     return found
 
 
