@@ -15,6 +15,9 @@ from interp.circuits.results import to_json
 from interp.kernels.errors import InterpError
 
 SLUG = re.compile(r"[A-Za-z0-9._-]{1,100}")
+SUBFOLDERS = ("parts", "failed", "tensors")
+"""The only folders inside a run folder."""
+
 DEVICE_NAMES = frozenset(["CON", "PRN", "AUX", "NUL", *(f"{kind}{n}" for kind in ("COM", "LPT") for n in range(1, 10))])
 
 
@@ -35,11 +38,29 @@ def safe_slug(name: str) -> str:
 
 
 def inside(root: str | Path, name: str) -> Path:
-    """Path of `name` in `root`, checked to stay there after links are followed (E204)."""
-    path = Path(root) / safe_slug(name)
-    if path.resolve().parent != Path(root).resolve():
+    """Path of `name` in `root`, checked to stay there after links are followed (E204).
+
+    Args:
+        name: of a file, or `<folder>/<file>` with a folder of `SUBFOLDERS`.
+    """
+    folder, slash, file = name.partition("/")
+    names = (folder, safe_slug(file)) if slash and folder in SUBFOLDERS else (safe_slug(name),)
+    path = Path(root).joinpath(*names)
+    if path.resolve() != Path(root).resolve().joinpath(*names):
         raise InterpError("E204", f"{name!r} leads out of its folder", where=str(root), fix="remove the link")
     return path
+
+
+def write_inside(root: Path, name: str, data: bytes) -> Path:
+    """`write_atomic` to a name in a run folder; its subfolder is made where it is not there (E204, E602)."""
+    path = inside(root, name)
+    try:
+        if path.parent != root and not path.parent.is_dir():
+            path.parent.mkdir()
+            sync_folder(root)
+    except OSError as error:
+        raise not_written(path, error) from error
+    return write_atomic(path, data)
 
 
 def run_id(asked: Mapping[str, Any]) -> str:
@@ -83,6 +104,8 @@ def sync_folder(folder: Path) -> None:
 
 def remove(folder: Path, names: Sequence[str]) -> None:
     """Remove files of ours and make that durable."""
+    if not names:
+        return
     try:
         for name in names:
             (folder / name).unlink(missing_ok=True)

@@ -3,6 +3,8 @@
 Every file is written to a temporary name in the same folder, flushed, renamed and made durable. `manifest.json` lists
 the SHA-256 and size of every other file and carries its own digest, so a folder that opens is complete and unchanged.
 Bytes depend on the content alone: saving the same result twice gives the same files.
+
+A sweep's folder also holds its plan, its shards and what they were computed from (see `interp.sweeps`).
 """
 
 from __future__ import annotations
@@ -16,7 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from interp.circuits.files import decode_json, digest, encode_json, inside, not_written, plain, remove, write_atomic
+from interp.circuits.files import (
+    SUBFOLDERS,
+    decode_json,
+    digest,
+    encode_json,
+    inside,
+    not_written,
+    plain,
+    remove,
+    write_atomic,
+    write_inside,
+)
 from interp.circuits.results import SCHEMA, RunInfo, check_schema
 from interp.kernels.errors import InterpError
 
@@ -27,6 +40,12 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 UNFINISHED = ".unfinished"
 REPORT = "report.html"
+LOCK = ".lock"
+PLAN = "plan.jsonl"
+PARTS, FAILED, TENSORS = SUBFOLDERS
+TEMPORARY = ".*.tmp"
+SUFFIXES = (".parquet", ".json", ".safetensors")
+"""Of files in the subfolders of a run."""
 
 
 @dataclass
@@ -44,7 +63,15 @@ class RunWriter:
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write one file and note its digest."""
         assert name not in (MANIFEST, UNFINISHED, REPORT), f"{name} is not part of a run"
-        write_atomic(inside(self.path, name), data)
+        write_inside(self.path, name, data)
+        self.files[name] = {"sha256": digest(data), "bytes": len(data)}
+
+    def adopt(self, name: str) -> None:
+        """Note the digest of a file that is there already (E701)."""
+        try:
+            data = inside(self.path, name).read_bytes()
+        except OSError as error:
+            raise _damaged(inside(self.path, name), "is missing") from error
         self.files[name] = {"sha256": digest(data), "bytes": len(data)}
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
@@ -109,15 +136,21 @@ class RunFolder:
             raise InterpError(
                 "E204", f"{path.name!r} is a file, not a folder", where=str(path), fix="name a new folder"
             )
-        present = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+        present = _content(path)
+        if present == [UNFINISHED]:  # a run that was ended before it wrote anything
+            return path
         is_run = MANIFEST in present or UNFINISHED in present
         if present and not is_run:
             listed = ", ".join(present[:3]) + (", ..." if len(present) > 3 else "")
             raise InterpError("E204", f"folder holds other files: {listed}", where=str(path), fix="name a new folder")
         if is_run and not overwrite:
             state = "a run" if MANIFEST in present else "an interrupted run"
+            finish = f"finish it (interp resume {path}), " if PLAN in present and MANIFEST not in present else ""
             raise InterpError(
-                "E204", f"folder already holds {state}", where=str(path), fix="name a new folder, or add --overwrite"
+                "E204",
+                f"folder already holds {state}",
+                where=str(path),
+                fix=f"{finish}name a new folder, or add --overwrite",
             )
         return path
 
@@ -137,9 +170,19 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise not_written(path, error) from error
-        write_atomic(path / UNFINISHED, b"")
-        remove(path, [MANIFEST, REPORT])
+        cls.unfinish(path)
+        remove(path, [REPORT, PLAN])
+        for folder in (path / name for name in SUBFOLDERS if (path / name).is_dir()):
+            remove(folder, [entry.name for entry in folder.iterdir() if entry.suffix in SUFFIXES])
         return RunWriter(path)
+
+    @classmethod
+    def unfinish(cls, path: Path) -> None:
+        """Mark a run folder as being written; what a crash left half-written goes (E602)."""
+        write_atomic(path / UNFINISHED, b"")
+        for folder in (path, *(path / name for name in SUBFOLDERS if (path / name).is_dir())):
+            remove(folder, [entry.name for entry in folder.glob(TEMPORARY)])
+        remove(path, [MANIFEST])
 
     @classmethod
     def open(cls, path: str | Path, kind: str | None = None) -> RunFolder:
@@ -152,14 +195,20 @@ class RunFolder:
             InterpError: E204 not a run folder, or an interrupted run; E701 a file is missing or changed, by name;
                 E702 a schema or kind this version does not read.
         """
-        path = Path(path)
-        if not (path / MANIFEST).is_file():
-            what = "an interrupted run" if (path / UNFINISHED).is_file() else "not a run folder, or an interrupted run"
-            raise InterpError("E204", f"{what}: no {MANIFEST}", where=str(path), fix="name a folder that a run wrote")
-        folder = cls(path, _read_manifest(path / MANIFEST, kind))
+        folder = cls.unchecked(path, kind)
         for name in folder.manifest["files"]:
             folder.read_bytes(name)
         return folder
+
+    @classmethod
+    def unchecked(cls, path: str | Path, kind: str | None = None) -> RunFolder:
+        """Open a run whose files are checked when they are read."""
+        path = Path(path)
+        if not (path / MANIFEST).is_file():
+            what = "an interrupted run" if (path / UNFINISHED).is_file() else "not a run folder, or an interrupted run"
+            fix = f"interp resume {path}" if (path / PLAN).is_file() else "name a folder that a run wrote"
+            raise InterpError("E204", f"{what}: no {MANIFEST}", where=str(path), fix=fix)
+        return cls(path, _read_manifest(path / MANIFEST, kind))
 
     def read_bytes(self, name: str) -> bytes:
         """Content of one file, checked (E701)."""
@@ -184,9 +233,7 @@ class RunFolder:
 
     def read_rows(self, name: str) -> pa.Table:
         """A table."""
-        import pyarrow.parquet as pq
-
-        return pq.read_table(io.BytesIO(self.read_bytes(name)), page_checksum_verification=True)
+        return read_parquet(self.read_bytes(name))
 
     def read_tensors(self, name: str) -> dict[str, np.ndarray]:
         """Arrays by name."""
@@ -198,6 +245,24 @@ class RunFolder:
     def run(self) -> RunInfo:
         """Provenance of the run."""
         return RunInfo.from_dict(self.manifest["run"])
+
+
+def read_parquet(data: bytes) -> pa.Table:
+    """A table from the bytes of a parquet file, page checksums verified.
+
+    Without threads: pyarrow's pool, when a process that also holds torch ends soon after, aborts it now and then.
+    """
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(io.BytesIO(data), pre_buffer=False, page_checksum_verification=True)
+    return file.read(use_threads=False)
+
+
+def _content(path: Path) -> list[str]:
+    """Names in a folder, without its lock and what a crash left half-written; none where there is no folder."""
+    if not path.is_dir():
+        return []
+    return sorted(entry.name for entry in path.iterdir() if entry.name != LOCK and not entry.match(TEMPORARY))
 
 
 def _read_manifest(path: Path, kind: str | None) -> dict[str, Any]:
@@ -214,6 +279,8 @@ def _read_manifest(path: Path, kind: str | None) -> dict[str, Any]:
 
 
 def _damaged(path: Path, what: str) -> InterpError:
-    return InterpError(
-        "E701", f"{path.name} {what}", where=str(path.parent), fix="run the command in the manifest again"
-    )
+    is_inner = path.parent.name in SUBFOLDERS
+    folder = path.parent.parent if is_inner else path.parent
+    can_resume = is_inner or (folder / PLAN).is_file()
+    fix = f"interp resume {folder}" if can_resume else "run the command in the manifest again"
+    return InterpError("E701", f"{path.name} {what}", where=str(path.parent), fix=fix)

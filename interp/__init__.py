@@ -15,11 +15,18 @@ if TYPE_CHECKING:
     from interp import circuits, hooks, kernels
     from interp.ablation.result import AblationResult
     from interp.ablation.run import ablate
+    from interp.attribution.result import AttributionResult
+    from interp.attribution.run import dla
+    from interp.circuits.groups import grow_group
+    from interp.circuits.transfer import attention_transfer
     from interp.hooks.interventions import Ablate, Knockout, Patch, Redistribute, Scale, Steer
     from interp.hooks.model import HookedModel
     from interp.hooks.names import HeadId
     from interp.kernels.errors import InterpError
     from interp.loading import load
+    from interp.patching.paths import paths
+    from interp.patching.result import PatchResult, PathResult
+    from interp.patching.run import patch
     from interp.report.page import report
     from interp.tasks.registry import task
 
@@ -28,16 +35,24 @@ __version__ = "0.1.0"
 _HOMES = {
     "Ablate": "interp.hooks.interventions",
     "AblationResult": "interp.ablation.result",
+    "AttributionResult": "interp.attribution.result",
     "HeadId": "interp.hooks.names",
     "HookedModel": "interp.hooks.model",
     "InterpError": "interp.kernels.errors",
     "Knockout": "interp.hooks.interventions",
     "Patch": "interp.hooks.interventions",
+    "PatchResult": "interp.patching.result",
+    "PathResult": "interp.patching.result",
     "Redistribute": "interp.hooks.interventions",
     "Scale": "interp.hooks.interventions",
     "Steer": "interp.hooks.interventions",
     "ablate": "interp.ablation.run",
+    "attention_transfer": "interp.circuits.transfer",
+    "dla": "interp.attribution.run",
+    "grow_group": "interp.circuits.groups",
     "load": "interp.loading",
+    "patch": "interp.patching.run",
+    "paths": "interp.patching.paths",
     "report": "interp.report.page",
     "task": "interp.tasks.registry",
 }
@@ -47,20 +62,28 @@ _CALLABLE_FOLDERS = ("report",)
 __all__ = [
     "Ablate",
     "AblationResult",
+    "AttributionResult",
     "HeadId",
     "HookedModel",
     "InterpError",
     "Knockout",
     "Patch",
+    "PatchResult",
+    "PathResult",
     "Redistribute",
     "Scale",
     "Steer",
     "__version__",
     "ablate",
+    "attention_transfer",
     "circuits",
+    "dla",
+    "grow_group",
     "hooks",
     "kernels",
     "load",
+    "patch",
+    "paths",
     "report",
     "task",
 ]

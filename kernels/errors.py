@@ -49,10 +49,15 @@ CODES = {
     "E406": "hooked model differs from the plain model",
     "E407": "metric not defined for this model",
     "E501": "too many rows are not finite",
+    "E502": "some shards of a sweep have no values",
     "E601": "package or program missing",
     "E602": "disk full or not writable",
+    "E603": "out of memory, or a worker that died again and again",
+    "E604": "run folder in use by another process",
+    "E605": "no cluster at this address",
     "E701": "file damaged: hash does not match",
     "E702": "schema not known to this version",
+    "E703": "something changed since the run was planned",
 }
 
 

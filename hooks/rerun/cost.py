@@ -68,6 +68,11 @@ class Cost:
         shape = (0, 0) if head is None else tuple(head.weight.shape)
         return cls(tuple(costs), shape[1], shape[0])
 
+    @property
+    def widest(self) -> int:
+        """Numbers of a token's widest activation: inside an MLP of two matrices, of the widest layer."""
+        return max(layer.mlp for layer in self.layers) // max(1, 2 * self.entry)
+
     def bound(self, keys: int, d_model: int, heads: int) -> int:
         """Numbers that a layer surely does not exceed for a token: streams, projections, MLP, scores, with copies."""
         return 16 * d_model + 4 * max(layer.token for layer in self.layers) // d_model + 8 * heads * keys

@@ -38,6 +38,10 @@ TEXT = frozenset(("input_ids", "attention_mask", "position_ids"))
 SHARE = 0.9
 """Prompts share nodes where that leaves at most this part of the tokens: a tree of many branches has its price."""
 
+CACHE = 1 << 24
+"""Bytes of the widest activation of a run on a CPU: above it, what one operation writes is gone from the cache when the
+next one reads it (a third slower on GPT-2 small's shape)."""
+
 BUDGET = 1 << 30
 """Bytes, where nothing else is said."""
 
@@ -99,7 +103,7 @@ class Rerun:
         chunks = []
         for found in groups.values():
             chunk = self.routes[found[0]]
-            most = len(found) if self._can_stack(chunk) else 1
+            most = min(len(found), self._comfortable(chunk)) if self._can_stack(chunk) else 1
             fixed, each = 0, self._bound(chunk)
             if each * most > budget - recorded:
                 fixed, each = self._measured(chunk)
@@ -288,6 +292,13 @@ class Rerun:
             return 2 * self._cost.forward(self.batch.size, self._width, chunk.layer)
         assert chunk.first is not None and chunk.touched is not None
         return 2 * self._node_runs[chunk.is_shared].operations(self._cost, chunk.first, chunk.touched)
+
+    def _comfortable(self, chunk: Chunk) -> int:
+        """Variants beyond which more at once takes longer, not less; accelerators like them all."""
+        if self._cost is None or self.model.device.type != "cpu":
+            return len(self.variants)
+        token = self._cost.widest * self.clean.element_size()
+        return max(1, CACHE // max(1, token * self._tokens(chunk)))
 
     def _bound(self, chunk: Chunk) -> int:
         """Bytes that one variant surely does not exceed; good enough where memory is plenty, and costs nothing."""

@@ -86,9 +86,9 @@ class Plan:
         return self.recorded + max((chunk.peak for chunk in self.chunks), default=0)
 
     @property
-    def routes(self) -> dict[str, int]:
+    def routes(self) -> dict[Route, int]:
         """Variants by route."""
-        found: Counter[str] = Counter()
+        found: Counter[Route] = Counter()
         for chunk in self.chunks:
             found[chunk.route] += len(chunk.variants)
         return dict(found)
@@ -103,7 +103,7 @@ class Plan:
             f"{self.n_variants} variants in {len(self.chunks)} runs instead of as many forwards",
             f"{self.flops / 1e9:.4g} GFLOP instead of {self.naive_flops / 1e9:.4g}",
             f"{self.peak / 2**20:.4g} MiB at most, of {self.budget / 2**20:.4g} allowed",
-            *(f"{count} variants: {ROUTES[route]}" for route, count in self.routes.items()),  # type: ignore[index]
+            *(f"{count} variants: {ROUTES[route]}" for route, count in self.routes.items()),
             *self.reasons,
         ]
         return "\n".join(lines)

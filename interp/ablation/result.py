@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -76,6 +76,7 @@ class AblationResult(Result):
         drops: prompts left out, with reasons.
         patterns: attention of every head of `heads` on a few prompts (prompt id -> pattern, kept as float16), for the
             report; empty where the model does not expose patterns (then `run.warnings` says why).
+        sweep: who computed it, what it was expected to cost and what it did; empty for a run in memory.
     """
 
     kind: ClassVar[str] = "ablation"
@@ -88,6 +89,7 @@ class AblationResult(Result):
     controls: tuple[tuple[str, ...], ...]
     drops: tuple[Drop, ...] = ()
     patterns: Mapping[str, Float[np.ndarray, "head query_pos key_pos"]] = field(default_factory=dict)
+    sweep: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("baseline", "values"):
@@ -166,6 +168,7 @@ class AblationResult(Result):
         return (
             all(getattr(self, name) == getattr(other, name) for name in names)
             and encode_json(self.run.to_dict()) == encode_json(other.run.to_dict())
+            and encode_json(self.sweep) == encode_json(other.sweep)
             and np.array_equal(self.baseline, other.baseline, equal_nan=True)
             and np.array_equal(self.values, other.values, equal_nan=True)
             and self.patterns.keys() == other.patterns.keys()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp.ablation.result import AblationResult, PromptRecord
-from interp.circuits.runfolder import RunFolder
+from interp.circuits.runfolder import RunFolder, RunWriter
 from interp.hooks.examples import Drop
 from interp.kernels.errors import InterpError
 
@@ -23,8 +23,12 @@ PATTERNS = "patterns.safetensors"
 
 
 def save(result: AblationResult, folder: str | Path, *, overwrite: bool = False) -> Path:
-    """Write a run folder; the manifest also holds heads, their controls, the run's id and the headline."""
-    writer = RunFolder.create(folder, overwrite=overwrite)
+    """Write a run folder."""
+    return write(result, RunFolder.create(folder, overwrite=overwrite))
+
+
+def write(result: AblationResult, writer: RunWriter) -> Path:
+    """Write the files of a result; the manifest also holds heads, their controls, the run's id and the headline."""
     writer.write_rows(ROWS, result.to_frame())
     writer.write_lines(PROMPTS, (asdict(prompt) for prompt in result.prompts))
     writer.write_lines(DROPS, (asdict(drop) for drop in result.drops))
@@ -37,7 +41,8 @@ def save(result: AblationResult, folder: str | Path, *, overwrite: bool = False)
         writer.write_tensors(PATTERNS, tensors, about)
     heads = [{"label": label, "controls": labels} for label, labels in zip(result.heads, result.controls, strict=True)]
     content = {"run_id": result.run_id, "headline": result.headline(), "heads": heads, "patterns": shown}
-    return writer.finish(result.kind, result.run, **content).path
+    sweep = {"sweep": result.sweep} if result.sweep else {}
+    return writer.finish(result.kind, result.run, **content, **sweep).path
 
 
 def load(folder: str | Path) -> AblationResult:
@@ -58,6 +63,7 @@ def load(folder: str | Path) -> AblationResult:
         controls=tuple(tuple(entry["controls"]) for entry in run.manifest["heads"]),
         drops=tuple(Drop(**line) for line in run.read_lines(DROPS)),
         patterns={prompt: tensors[f"pattern.{index}"] for index, prompt in enumerate(run.manifest["patterns"])},
+        sweep=run.manifest.get("sweep", {}),
     )
 
 

@@ -8,12 +8,17 @@ import typer
 
 import interp
 from interp.cli.ablate import ablate
+from interp.cli.bench import bench
+from interp.cli.diff import diff
 from interp.cli.env import env
 from interp.cli.models import models
+from interp.cli.plan import plan
 from interp.cli.report import report
+from interp.cli.resume import resume
 from interp.cli.tasks import tasks
 from interp.cli.validate import validate
 from interp.cli.verb import verb
+from interp.cli.verify import verify
 from interp.cli.zoo import zoo
 
 EPILOG = (
@@ -30,9 +35,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _function in (ablate, report, validate, models, tasks, env):
+for _function in (ablate, plan, resume, verify, diff, report, validate, models, tasks, env):
     app.command()(verb(_function))
 app.add_typer(zoo)
+app.add_typer(bench)
 
 
 def _show_version(wanted: bool) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,21 +77,29 @@ def bar(what: str) -> Iterator[Report]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    start = time.monotonic()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        row = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(row, completed=done, total=total)
+        row = progress.add_task(what, total=None, rate="")
+        yield lambda done, total: progress.update(row, completed=done, total=total, rate=speed(done, start))
 
 
 def lines(what: str) -> Report:
-    """A line on stderr for each tenth of the work."""
-    shown = 0
+    """A line on stderr for each tenth of the work, with the rate and the time left."""
+    shown, start = 0, time.monotonic()
 
     def report(done: int, total: int) -> None:
         nonlocal shown
         step = done * PROGRESS_LINES // max(total, 1)
         if step > shown:
             shown = step
-            print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
+            left = (time.monotonic() - start) * (total - done) / done
+            print(f"{what}: {done} of {total}, {speed(done, start)}, {left:.0f} s left", file=sys.stderr, flush=True)
 
     return report
+
+
+def speed(done: int, start: float) -> str:
+    """How many a second so far."""
+    return f"{done / max(time.monotonic() - start, 1e-9):.3g} a second"

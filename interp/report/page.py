@@ -27,6 +27,7 @@ from interp.report.data import patterns_note, section_data, shown_prompts
 from interp.report.palette import DARK
 from interp.report.rows import HeadRow, ranked_rows
 from interp.report.text import visible
+from interp.sweeps.text import cost_rows
 
 FOLDER = Path(__file__).parent
 SHOWN_DROPS = 200
@@ -45,6 +46,7 @@ class Section:
         shown: ids of the prompts with patterns.
         clean_mean, n_above: mean of the clean metric, and on how many prompts it is above 0.
         details: provenance: group -> name -> value as text.
+        costs: of a sweep: what, planned, actual.
     """
 
     result: AblationResult
@@ -53,6 +55,7 @@ class Section:
     clean_mean: float
     n_above: int
     details: dict[str, dict[str, str]]
+    costs: list[tuple[str, str, str]]
 
 
 def report(results: Reportable | Sequence[Reportable], path: str | Path) -> Path:
@@ -111,6 +114,7 @@ def section(result: AblationResult) -> Section:
         clean_mean=float(finite.mean()) if finite.size else float("nan"),
         n_above=int((finite > 0).sum()),
         details=provenance(result),
+        costs=cost_rows(result.sweep) if result.sweep else [],
     )
 
 

@@ -18,7 +18,7 @@ from interp.cli.terminal import Terminal, lines
 from interp.cli.verb import COMMON, verb
 from interp.kernels.errors import InterpError, InterpErrors
 
-VERBS = ("ablate", "report", "validate", "models", "tasks", "env")
+VERBS = ("ablate", "plan", "resume", "verify", "diff", "report", "validate", "models", "tasks", "env")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -85,14 +85,21 @@ def test_json_alone_on_stdout_and_nothing_else_when_quiet(shell) -> None:
 def test_interrupt_exits_with_130_and_leaves_nothing(tmp_path) -> None:
     command = [sys.executable, "-m", "interp", "ablate", "-M", "mini", "-t", "ioi", "--n", "512", "-o", "runs/x"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # background jobs may ignore it
+    )
     assert process.stderr is not None
     first = process.stderr.readline()
     process.send_signal(signal.SIGINT)
     rest = process.communicate(timeout=60)[1]
-    assert first.startswith("forwards: ")
+    assert first.startswith("edits: ")
     assert process.returncode == 130
-    assert "interrupted; to start again: interp ablate --model mini" in rest and "Traceback" not in rest
+    assert "interrupted; to go on: interp resume runs/x" in rest and "Traceback" not in rest
     assert not list(tmp_path.rglob("manifest.json"))
 
 
@@ -168,7 +175,7 @@ def test_progress_is_a_line_for_each_tenth(capsys) -> None:
         report(done, 144)
     said = capsys.readouterr()
     assert said.out == "" and len(said.err.splitlines()) == 10
-    assert said.err.splitlines()[-1] == "forwards: 144 of 144"
+    assert re.fullmatch(r"forwards: 144 of 144, \S+ a second, 0 s left", said.err.splitlines()[-1])
 
 
 def test_nobody_is_told_about_progress_who_does_not_want_it() -> None:

@@ -12,8 +12,8 @@ from interp.ablation.result import AblationResult
 FAST = ("--heads", "L0H0,L1H1", "--controls", "1", "--no-progress")
 PAIR = {
     "id": "one",
-    "clean": "When Mary and John went to the shop, John gave a book to",
-    "corrupt": "When Mary and John went to the shop, Mary gave a book to",
+    "clean": "When Mary and John went to the store, John gave a book to",
+    "corrupt": "When Mary and John went to the store, Mary gave a book to",
     "answer": " Mary",
     "distractor": " John",
 }

@@ -12,7 +12,7 @@ import torch
 from interp.ablation.result import AblationResult
 
 FAST = ("--heads", "L0H0,L1H1", "--controls", "1", "--no-progress")
-CLEAN = "When Mary and John went to the shop, John gave a book to"
+CLEAN = "When Mary and John went to the store, John gave a book to"
 ROW = {
     "id": "one",
     "clean": CLEAN,
@@ -20,7 +20,12 @@ ROW = {
     "answer": " Mary",
     "distractor": " John",
 }
-GOOD = {**ROW, "id": "good", "clean": CLEAN.replace("shop", "park"), "corrupt": ROW["corrupt"].replace("shop", "park")}
+GOOD = {
+    **ROW,
+    "id": "good",
+    "clean": CLEAN.replace("store", "park"),
+    "corrupt": ROW["corrupt"].replace("store", "park"),
+}
 
 
 @pytest.fixture
@@ -116,7 +121,7 @@ def test_special_tokens_inside_text_stay_text(cli, prompts) -> None:
 @pytest.mark.parametrize(
     ("bad", "code"),
     [
-        (json.dumps(ROW).encode().replace(b"shop", b"sh\xff\xfep"), "E302"),
+        (json.dumps(ROW).encode().replace(b"store", b"st\xff\xfere"), "E302"),
         (json.dumps(ROW).encode()[:-5], "E301"),
         (b'["a", "list"]', "E301"),
     ],

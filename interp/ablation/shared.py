@@ -1,4 +1,4 @@
-"""What every head of one ablation shares: the clean run, the metric, reference values and matched controls."""
+"""What every head of one ablation shares: the clean run, reference values and matched controls."""
 
 from __future__ import annotations
 
@@ -13,29 +13,28 @@ from torch import Tensor
 from interp.circuits.controls import matched_controls
 from interp.hooks.batch import Batch
 from interp.hooks.metrics import Metric
-from interp.hooks.naive import batches, plain_outputs
+from interp.hooks.naive import batches
 from interp.hooks.names import HeadId, point_name
 from interp.hooks.pairs import Pairs
 from interp.hooks.reference import Reference, mean_reference, paired_reference
+from interp.sweeps.question import Question
 
 if TYPE_CHECKING:
     from interp.hooks.model import HookedModel
 
 
-class Plan:
-    """What every head of one sweep shares: the clean run, the metric on rows, and reference values."""
+class Shared:
+    """What every head of one ablation shares: prompts and metric, the clean run, and reference values."""
 
     def __init__(self, model: HookedModel, pairs: Pairs, metric: Metric, batch_size: int) -> None:
-        self.model, self.pairs, self.metric, self.batch_size = model, pairs, metric, batch_size
-        self.read_at = pairs.read_at if metric.kind == "logits" else torch.full_like(pairs.read_at, -1)
-        self.clean = plain_outputs(model, pairs.clean, self.read_at, batch_size)
+        self.model, self.pairs, self.batch_size = model, pairs, batch_size
+        self.question = Question.of(pairs, metric)
+        self.clean = self.question.clean(model, 0, len(pairs), batch_size)
 
-    def measure(self, output: Float[Tensor, "batch d_out"], start: int, stop: int) -> Float[Tensor, " batch"]:
-        """The metric of prompts start to stop."""
-        answer, distractor = (
-            None if ids is None else ids[start:stop] for ids in (self.pairs.answer, self.pairs.distractor)
-        )
-        return self.metric(output, answer, distractor, self.clean[start:stop])
+    @property
+    def baseline(self) -> Float[Tensor, " prompt"]:
+        """The metric of the untouched model, in float64."""
+        return self.question.measure(self.clean, 0, len(self.pairs), self.clean).double()
 
     def parts(self, batch: Batch) -> list[Batch]:
         return [batch.rows(start, stop) for start, stop in batches(batch.size, self.batch_size)]
@@ -97,22 +96,22 @@ class Controls:
     notes: tuple[str, ...]
 
     @classmethod
-    def match(cls, plan: Plan, chosen: tuple[HeadId, ...], n: int) -> Controls:
+    def match(cls, shared: Shared, chosen: tuple[HeadId, ...], n: int) -> Controls:
         """Same layer, nearest output norm (see `interp.circuits.controls`)."""
         towers = {head.tower for head in chosen}
         layers = {(head.tower, head.layer) for head in chosen}
         every = [
             HeadId(tower, layer, head)
             for tower in sorted(towers)
-            for layer, count in enumerate(plan.model.heads[tower])
+            for layer, count in enumerate(shared.model.heads[tower])
             for head in range(count)
         ]
         pool = tuple(head for head in every if (head.tower, head.layer) in layers)
-        if any(plan.model.heads[tower][layer] == 1 for tower, layer in layers):
+        if any(shared.model.heads[tower][layer] == 1 for tower, layer in layers):
             pool = tuple(every)
         number = {key: index for index, key in enumerate(sorted({(head.tower, head.layer) for head in pool}))}
         matched = matched_controls(
-            plan.output_norms(pool), np.array([number[head.tower, head.layer] for head in pool]), n
+            shared.output_norms(pool), np.array([number[head.tower, head.layer] for head in pool]), n
         )
         wanted = set(chosen)
         needed = {

@@ -1,0 +1,43 @@
+"""`interp resume`: go on with a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from interp.cli.ablate import Address, as_data, check_finite, resume_line, show
+from interp.cli.terminal import Terminal
+
+
+def resume(
+    terminal: Terminal,
+    run: Annotated[Path, typer.Argument(help="Folder of the run.", show_default=False)],
+    new_run: Annotated[
+        Path | None, typer.Option("--new-run", help="Ask the same again, from the start, in this folder.")
+    ] = None,
+    executor: Annotated[str | None, typer.Option("--executor", help="Instead of the one it was started with.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Likewise.")] = None,
+    address: Address = None,
+) -> None:
+    """Finish a run that was interrupted, failed in part or was damaged; what is stored and sound is kept."""
+    from interp.ablation.resume import resume as go_on
+
+    folder = new_run or run
+    with resume_line(terminal, folder), terminal.following("edits") as progress:
+        result = go_on(run, new_run=new_run, progress=progress, **changes(executor, workers, address))
+    show(terminal, result, folder)
+    check_finite(result, folder)
+    terminal.emit(as_data(result, folder))
+
+
+def changes(executor: str | None, workers: int | None, address: str | None) -> dict[str, Any]:
+    """What is to be other than when the run was started; inline has one worker and no address."""
+    found: dict[str, Any] = {"executor": executor, "workers": workers, "address": address}
+    if executor is not None and executor != "ray":
+        found["address"] = ""
+    if executor == "inline" and workers is None:
+        found["workers"] = 1
+    kept = {name: value for name, value in found.items() if value is not None}
+    return {name: None if value == "" else value for name, value in kept.items()}
