@@ -52,7 +52,7 @@ class Estimate:
     """What to expect of a sweep.
 
     Attributes:
-        forwards: full forwards of the plain loop, each of one batch under one variant.
+        edits: batches under a variant, which is as many full forwards in a plain loop.
         flops: floating-point operations.
         peak_bytes: memory of one worker.
         disk_bytes: of the finished folder, about.
@@ -62,7 +62,7 @@ class Estimate:
 
     shards: int
     units: int
-    forwards: int
+    edits: int
     flops: float
     peak_bytes: int
     disk_bytes: int
@@ -103,7 +103,7 @@ def estimate(found: Probe, units: Sequence[Unit], *, n_shards: int, workers: int
     return Estimate(
         shards=n_shards,
         units=len(units),
-        forwards=sum(unit.shape[0] for unit in units),
+        edits=sum(unit.shape[0] for unit in units),
         flops=found.flops * cells,
         peak_bytes=found.peak_bytes,
         disk_bytes=job_bytes + n_shards * PART_BYTES + cells * CELL_BYTES,

@@ -30,8 +30,8 @@ class Shard:
         return sum(unit.cells for unit in self.units)
 
     @property
-    def forwards(self) -> int:
-        """Full forwards that the plain loop needs."""
+    def edits(self) -> int:
+        """Batches under a variant."""
         return sum(unit.shape[0] for unit in self.units)
 
     @property

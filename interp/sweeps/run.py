@@ -30,7 +30,7 @@ class Actual:
 
     Attributes:
         resumed: shards that an earlier process had stored.
-        forwards: full forwards, those of shards that were begun again included.
+        edits: batches under a variant, those of shards that were begun again included.
         attempts: times that a shard was begun.
         halvings: times that memory ran out and less was held at once.
         peak_bytes: largest memory of a worker.
@@ -40,7 +40,7 @@ class Actual:
     """
 
     resumed: int
-    forwards: int
+    edits: int
     attempts: int
     halvings: int
     peak_bytes: int
@@ -56,7 +56,7 @@ def run(folder: SweepFolder, executor: Executor, progress: Progress | None = Non
     """Compute what is not stored yet, and put everything together. The folder's lock must be held.
 
     Args:
-        progress: called with (forwards done, forwards in all).
+        progress: called with (edits done, edits in all).
 
     Raises:
         InterpError: E502 some shards have no values; E602 nothing can be written any more; E701 what is stored does not
@@ -77,7 +77,7 @@ def run(folder: SweepFolder, executor: Executor, progress: Progress | None = Non
     about = [part.about for part in parts]
     return values, Actual(
         resumed=resumed,
-        forwards=sum(part.shard.forwards * part.about["attempts"] for part in parts),
+        edits=sum(part.shard.edits * part.about["attempts"] for part in parts),
         attempts=sum(one["attempts"] for one in about),
         halvings=sum(one["halvings"] for one in about),
         peak_bytes=max(one["peak_bytes"] for one in about),
@@ -90,13 +90,13 @@ def run(folder: SweepFolder, executor: Executor, progress: Progress | None = Non
 def _fill(folder: SweepFolder, executor: Executor, progress: Progress | None) -> None:
     """Compute pending shards and store what becomes of them."""
     pending = folder.pending()
-    total = sum(shard.forwards for shard in folder.plan.shards)
-    done = total - sum(shard.forwards for shard in pending)
+    total = sum(shard.edits for shard in folder.plan.shards)
+    done = total - sum(shard.edits for shard in pending)
     stored = failed = 0
     for outcome in executor.map(pending):
         folder.record(outcome)
         stored, failed = stored + (outcome.failure is None), failed + (outcome.failure is not None)
-        done += outcome.shard.forwards
+        done += outcome.shard.edits
         if progress is not None:
             progress(done, total)
         if failed >= HOPELESS and not stored:

@@ -35,7 +35,7 @@ def estimate_lines(expected: Estimate) -> list[str]:
     """A plan for people."""
     return [
         f"shards:      {expected.shards}, of {expected.units} units",
-        f"forwards:    {expected.forwards}",
+        f"edits:       {expected.edits}, of a batch each",
         f"operations:  {flops(expected.flops)} FLOP",
         f"peak memory: {size(expected.peak_bytes)} in each worker, measured on one unit",
         f"disk:        about {size(expected.disk_bytes)}",
@@ -47,7 +47,7 @@ def cost_rows(sweep: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """What was planned and what happened: name, planned, actual."""
     expected, actual = sweep["expected"], sweep["actual"]
     return [
-        ("forwards", str(expected["forwards"]), str(actual["forwards"])),
+        ("edits of a batch", str(expected["edits"]), str(actual["edits"])),
         ("operations", f"{flops(expected['flops'])} FLOP", "not counted"),
         ("time of all workers", duration(expected["cpu_seconds"]), duration(actual["cpu_seconds"])),
         ("wall time", duration(expected["seconds"]), f"{duration(actual['seconds'])}, with the start of workers"),

@@ -46,7 +46,7 @@ def damaged(run: Path) -> Path:
 def test_plan_says_what_it_costs_and_writes_nothing(cli) -> None:
     said = cli("plan", *WORDS, "--shards", "4")
     assert said.code == 0, said.err
-    for word in ("shards:      4, of 16 units", "forwards:    32", "FLOP", "peak memory:", "disk:", "time:"):
+    for word in ("shards:      4, of 16 units", "edits:       32", "FLOP", "peak memory:", "disk:", "time:"):
         assert word in said.out
     assert not list(Path().iterdir())
 
@@ -57,9 +57,9 @@ def test_the_plan_is_the_one_that_is_run(cli, run) -> None:
     assert data["shards"] == [line["key"] for line in lines[1:]]
     result = AblationResult.load(run)
     assert data["plan"] == result.sweep["plan"]
-    for name in ("forwards", "units", "shards", "flops"):
+    for name in ("edits", "units", "shards", "flops"):
         assert data["expected"][name] == result.sweep["expected"][name]
-    assert result.sweep["actual"]["forwards"] == data["expected"]["forwards"]
+    assert result.sweep["actual"]["edits"] == data["expected"]["edits"]
 
 
 def test_the_estimate_is_of_the_right_size(run) -> None:
@@ -203,8 +203,8 @@ def test_the_report_shows_plan_against_cost_and_what_was_resumed(cli, run) -> No
     assert table is not None
     cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", table[0])
     sweep = AblationResult.load(run).sweep
-    place = cells.index("forwards")
-    assert cells[place : place + 3] == ["forwards", "32", "32"]
+    place = cells.index("edits of a batch")
+    assert cells[place : place + 3] == ["edits of a batch", "32", "32"]
     assert size(sweep["actual"]["peak_bytes"]) in cells and duration(sweep["expected"]["cpu_seconds"]) in cells
     assert "Canary" in page and "Certificate" in page
     before = page
