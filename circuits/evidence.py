@@ -72,6 +72,12 @@ class Evidence:
     does_task: bool
     p_floor: float
 
+    def ranking(self) -> list[int]:
+        """Numbers of all heads: claimed ones first, then by size of the mean effect, helping or hurting."""
+        size = np.where(np.isfinite(self.mean), np.abs(self.mean), -1.0)
+        order: list[int] = np.lexsort((np.arange(len(size)), -size, ~self.claimed)).tolist()
+        return order
+
     @property
     def n_tested(self) -> int:
         """Heads in the family that false discoveries are counted over."""

@@ -139,8 +139,6 @@ class AblationResult(Result):
     def top(self, k: int = TOP) -> tuple[HeadEffect, ...]:
         """Claimed heads first, then by size of the mean effect, helping or hurting."""
         found = self.evidence
-        size = np.where(np.isfinite(found.mean), np.abs(found.mean), -1.0)
-        order = np.lexsort((np.arange(len(size)), -size, ~found.claimed))[:k]
         return tuple(
             HeadEffect(
                 label=self.heads[head],
@@ -152,7 +150,7 @@ class AblationResult(Result):
                 claimed=bool(found.claimed[head]),
                 note=found.notes[head],
             )
-            for head in order.tolist()
+            for head in found.ranking()[:k]
         )
 
     def __repr__(self) -> str:

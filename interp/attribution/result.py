@@ -108,8 +108,6 @@ class AttributionResult(Result):
     def top(self, k: int = TOP) -> tuple[HeadEffect, ...]:
         """Parts of any kind: claimed heads first, then by size of the mean share."""
         found = self.evidence
-        size = np.where(np.isfinite(found.mean), np.abs(found.mean), -1.0)
-        order = np.lexsort((np.arange(len(size)), -size, ~found.claimed))[:k]
         return tuple(
             HeadEffect(
                 label=self.parts[index].label,
@@ -121,7 +119,7 @@ class AttributionResult(Result):
                 claimed=bool(found.claimed[index]),
                 note=found.notes[index],
             )
-            for index in order.tolist()
+            for index in found.ranking()[:k]
         )
 
     def __repr__(self) -> str:

@@ -152,10 +152,7 @@ class PatchResult(Result):
 
     def top(self, k: int = TOP) -> tuple[CellEffect, ...]:
         """Claimed cells first, then by size of the mean effect."""
-        found = self.evidence
-        size = np.where(np.isfinite(found.mean), np.abs(found.mean), -1.0)
-        order = np.lexsort((np.arange(len(size)), -size, ~found.claimed))[:k]
-        return tuple(self.row(index) for index in order.tolist())
+        return tuple(self.row(index) for index in self.evidence.ranking()[:k])
 
     def row(self, index: int) -> CellEffect:
         """One cell's numbers."""
