@@ -107,7 +107,8 @@ class Killer:
 
 
 def test_workers_that_are_killed_are_replaced(model, undisturbed, tmp_path, monkeypatch) -> None:
-    killer = Killer(monkeypatch, 2, (1.0, 9.0))
+    killer = Killer(monkeypatch, 2, (1.0, 4.0))
+    slow_down(monkeypatch, 0.1)
     found = ablate(model, tmp_path / "run", shards=SHARDS, executor="process", workers=2)
     assert tables(tmp_path / "run") == undisturbed
     assert found.sweep["workers"] == 2 and found.sweep["actual"]["attempts"] >= SHARDS
