@@ -20,7 +20,18 @@ from interp.hooks.rerun.attention import Layout, attend, lay_out
 from interp.hooks.rerun.change import Change, Edits, First, apply
 from interp.hooks.rerun.cost import Cost, separate_query
 from interp.hooks.rerun.record import NodeView
-from interp.hooks.rerun.restart import Reached, attending, entered, layers, like, output_layer, replaced, stop_at_entry
+from interp.hooks.rerun.restart import (
+    FUSED,
+    Reached,
+    attending,
+    entered,
+    layers,
+    like,
+    output_layer,
+    replaced,
+    stop_at_entry,
+    written_out,
+)
 
 Mask = Bool[np.ndarray, " node"]
 
@@ -69,6 +80,7 @@ class NodeRuns:
     def __post_init__(self) -> None:
         self.modules = layers(self.adapter)
         self.last = len(self.modules) - 1
+        self.activations = written_out(self.adapter)
         self.read = np.zeros(self.view.tree.size, dtype=bool)
         self.read[self.view.tree.read] = True
 
@@ -208,6 +220,8 @@ class NodeRuns:
                 {name: [partial(hook, start.nodes)] for name, hook in flight.items()}, self.view.record.batch
             )
         )
+        for module in self.activations:
+            stack.enter_context(replaced(module, FUSED[type(module).__name__]))
         if start.first is not None:
             self._begin_after_attention(stack, start)
 

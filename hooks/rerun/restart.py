@@ -48,6 +48,17 @@ def output_layer(adapter: HuggingFaceAdapter) -> Any:
     return model.get_output_embeddings()
 
 
+FUSED: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "NewGELUActivation": partial(nn.functional.gelu, approximate="tanh"),
+}
+"""Activations that transformers writes out, and the one operation that computes the same: no temporaries."""
+
+
+def written_out(adapter: HuggingFaceAdapter) -> list[nn.Module]:
+    """The activations of a model that `FUSED` knows."""
+    return [module for module in adapter.model.modules() if type(module).__name__ in FUSED]
+
+
 @contextmanager
 def replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """A module whose forward is another function inside the block; its hooks stay in force."""
