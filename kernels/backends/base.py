@@ -1,0 +1,43 @@
+"""What every backend is: whether it takes a problem, and how it runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.kernels.problem import Problem
+from interp.kernels.statistics.base import Statistic
+from interp.kernels.variants.base import Variant
+
+Asked = Mapping[str, Statistic]
+"""Statistics by the names under which their answers are wanted."""
+
+
+@dataclass
+class Answer:
+    """What a backend found; `lse` is None where the operator has none."""
+
+    output: Float[Tensor, "batch head query_pos d_value"]
+    lse: Float[Tensor, "batch head query_pos"] | None
+    statistics: dict[str, Tensor] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Backend(Protocol):
+    """A way of computing attention and statistics.
+
+    `differentiable` says whether gradients flow through the output.
+    """
+
+    name: str
+    differentiable: bool
+
+    def refuses(self, problem: Problem, variant: Variant, asked: Asked) -> str | None:
+        """Why it can't; None where it can."""
+        ...
+
+    def run(self, problem: Problem, variant: Variant, asked: Asked) -> Answer: ...

@@ -1,0 +1,45 @@
+"""Classes found by scanning a package: a new file in `variants/` or `statistics/` is all that a new one takes."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from inspect import isabstract
+from pkgutil import iter_modules
+from typing import Any
+
+from interp.kernels.errors import InterpError, suggest
+
+
+@cache
+def found(package: str, base: type[Any]) -> dict[str, type[Any]]:
+    """Name to class, for every concrete subclass of `base` that has a `name` and lives in a module of `package`."""
+    home = import_module(package)
+    classes: dict[str, type[Any]] = {}
+    for module in iter_modules(home.__path__):
+        for value in vars(import_module(f"{package}.{module.name}")).values():
+            if isinstance(value, type) and issubclass(value, base) and "name" in vars(value) and not isabstract(value):
+                assert classes.setdefault(value.name, value) is value, f"two classes are called {value.name!r}"
+    return dict(sorted(classes.items()))
+
+
+def made(kind: str, package: str, base: type[Any], given: Any) -> Any:
+    """A record as it is, or the one of this name with its default parameters.
+
+    Raises:
+        InterpError: E201 unknown name; E205 a name whose record needs parameters.
+    """
+    if isinstance(given, base):
+        return given
+    classes = found(package, base)
+    if given not in classes:
+        raise InterpError("E201", f"no {kind} is called {given!r}", fix=suggest(str(given), classes))
+    try:
+        return classes[given]()
+    except TypeError as error:
+        raise InterpError(
+            "E205",
+            f"{kind} {given!r} needs parameters",
+            where=str(error).split("() ")[-1],
+            fix=f"hand over {classes[given].__name__}(...) from interp.kernels.{kind}s",
+        ) from error
