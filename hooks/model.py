@@ -15,7 +15,7 @@ from interp.hooks.adapters.base import Adapter, HookFn
 from interp.hooks.batch import Batch
 from interp.hooks.capture import Cache, Recorder
 from interp.hooks.interventions import Intervention
-from interp.hooks.names import HeadId, match_names
+from interp.hooks.names import NAMED_ONLY, HeadId, match_names
 from interp.hooks.prompts import Prompts, from_inputs, make_batch, tokenizer_digest
 from interp.kernels.errors import InterpError, suggest
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
     from interp.hooks.probe import Certificate
+    from interp.hooks.statistics import AttentionStatistics, Wanted
 
 RESULT = "attn.hook_result"
 
@@ -229,8 +230,8 @@ class HookedModel:
 
         Args:
             prompts: see `batch`, which also takes the options.
-            names: globs over hook names. A glob leaves out points of a tower that did not run and, unless it names it,
-                `attn.hook_result`, which is large and made of z and W_O.
+            names: globs over hook names. A glob leaves out points of a tower that did not run and, unless it names
+                them, `attn.hook_result`, which is large and made of z and W_O, and `attn.hook_operator`, z once more.
             grad: keep the graph for a backward pass.
 
         Raises:
@@ -264,8 +265,9 @@ class HookedModel:
             if name in self.adapter.refused:
                 self.check_point(name)
         matched = match_names(names, self.adapter.available)
-        asked = any("hook_result" in name for name in ([names] if isinstance(names, str) else names))
-        return [name for name in matched if asked or not name.endswith(RESULT)]
+        given = [names] if isinstance(names, str) else names
+        hidden = [kind for kind in NAMED_ONLY if not any(kind.removeprefix("attn.") in name for name in given)]
+        return [name for name in matched if not name.endswith(tuple(hidden))]
 
     def run_with_hooks(
         self, prompts: Prompts, hooks: Mapping[str, HookFn | Sequence[HookFn]], *, grad: bool = False, **options: Any
@@ -280,6 +282,24 @@ class HookedModel:
             {name: list(fn) if isinstance(fn, Sequence) else [fn] for name, fn in hooks.items()},
             grad=grad,
         )
+
+    def run_with_statistics(
+        self,
+        prompts: Prompts,
+        statistics: Wanted,
+        *,
+        layers: Sequence[int] | None = None,
+        tower: str = "",
+        backend: str = "auto",
+        **options: Any,
+    ) -> tuple[Tensor, AttentionStatistics]:
+        """The output and statistics of attention by layer, at any length: `found[3]["entropy"]`.
+
+        See `interp.hooks.statistics.run_with_statistics`.
+        """
+        from interp.hooks.statistics import run_with_statistics
+
+        return run_with_statistics(self, prompts, statistics, layers=layers, tower=tower, backend=backend, **options)
 
     @property
     def is_edited(self) -> bool:

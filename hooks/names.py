@@ -156,6 +156,7 @@ POINTS: dict[str, str] = {
     "attn.hook_rot_k": "batch pos kv_head d_head",
     "attn.hook_attn_scores": "batch head query_pos key_pos",
     "attn.hook_pattern": "batch head query_pos key_pos",
+    "attn.hook_operator": "batch pos head d_head",
     "attn.hook_z": "batch pos head d_head",
     "attn.hook_result": "batch pos head d_model",
     "hook_attn_out": "batch pos d_model",
@@ -168,6 +169,9 @@ POINTS: dict[str, str] = {
 
 SQUARE = frozenset({"attn.hook_attn_scores", "attn.hook_pattern"})
 """Points with one cell for each query and key: what needs the attention map itself."""
+
+NAMED_ONLY = frozenset({"attn.hook_operator", "attn.hook_result"})
+"""Points that a glob leaves out unless it names them: the first shows z once more, the second is large."""
 
 TOWER_POINTS = frozenset({"hook_embed", "hook_pos_embed", "ln_final.hook_scale"})
 

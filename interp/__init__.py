@@ -57,6 +57,7 @@ _HOMES = {
     "task": "interp.tasks.registry",
 }
 _FOLDERS = ("circuits", "hooks", "kernels")
+_KERNELS = ("attention", "pattern")
 _CALLABLE_FOLDERS = ("report",)
 
 __all__ = [
@@ -116,6 +117,15 @@ class _CallableFolder(ModuleType):
         return getattr(import_module(_HOMES[name]), name)(*args, **options)
 
 
+class _Kernels(ModuleType):
+    """`kernels/` has no `__init__.py` that could name its functions: they are looked up when they are first used."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _KERNELS:
+            return import_module(f"{self.__name__}.{name}")
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+
 def _check_links() -> None:
     broken = [name for name in _FOLDERS if not isdir(join(dirname(__file__), name))]
     if broken:
@@ -127,5 +137,6 @@ def _check_links() -> None:
 
 
 _check_links()
+import_module("interp.kernels").__class__ = _Kernels
 for _name in _CALLABLE_FOLDERS:
     import_module(f"interp.{_name}").__class__ = _CallableFolder

@@ -11,27 +11,29 @@ from torch import Tensor
 
 from interp.kernels.backends.base import Answer, Asked
 from interp.kernels.backends.choice import Choice, choose
-from interp.kernels.errors import InterpError
+from interp.kernels.callable import make_callable
+from interp.kernels.errors import InterpError, suggest
 from interp.kernels.inputs import check_inputs
 from interp.kernels.problem import Problem
-from interp.kernels.statistics import Statistic, statistic
-from interp.kernels.variants import Variant, variant as variant_of
+from interp.kernels.statistics import statistic
+from interp.kernels.statistics.base import Statistic
+from interp.kernels.variants import variant as variant_of
+from interp.kernels.variants.base import Variant
 
 
-@dataclass
-class AttentionOutput:
-    """Attention and what was asked of it.
+@dataclass(kw_only=True)
+class Found:
+    """What is known of some heads' attention.
 
     Attributes:
-        output: in the dtype of v; 0 for padding queries.
         lse: `log sum_j exp(s_ij)` over the keys seen, natural logarithm, float32 or better; -inf for padding queries;
             None where an operator of the call has none.
         statistics: by name. Row statistics are [batch head query_pos ...], NaN for padding queries; column statistics
             [batch head key_pos ...]. Each class says what it is.
         choices: which backend ran which heads, and why.
+        notes: what else backends had to say.
     """
 
-    output: Float[Tensor, "batch head query_pos d_value"]
     lse: Float[Tensor, "batch head query_pos"] | None
     statistics: dict[str, Tensor]
     choices: tuple[Choice, ...]
@@ -43,7 +45,20 @@ class AttentionOutput:
         return ", ".join(dict.fromkeys(choice.backend for choice in self.choices))
 
     def __getitem__(self, name: str) -> Tensor:
+        if name not in self.statistics:
+            raise InterpError("E201", f"{name!r} was not asked for", fix=suggest(name, self.statistics))
         return self.statistics[name]
+
+
+@dataclass(kw_only=True)
+class AttentionOutput(Found):
+    """Attention and what was asked of it.
+
+    Attributes:
+        output: in the dtype of v; 0 for padding queries.
+    """
+
+    output: Float[Tensor, "batch head query_pos d_value"]
 
 
 def attention(
@@ -59,6 +74,7 @@ def attention(
     documents: Int[Tensor, "batch key_pos"] | None = None,
     mask: Bool[Tensor, "#batch #head query_pos key_pos"] | None = None,
     bias: Float[Tensor, "#batch #head query_pos key_pos"] | None = None,
+    heads: Sequence[int] | None = None,
 ) -> AttentionOutput:
     """Attention without a stored pattern, and statistics of it.
 
@@ -74,6 +90,7 @@ def attention(
         documents: a number for each key's document; packed documents give what they give alone.
         mask: what may be seen at all, beside the operator's own rule.
         bias: added to scores after scale and softcap, for operators that have scores.
+        heads: which heads to run, in this order; all of them by default. Nothing is computed for the others.
 
     Raises:
         InterpErrors, InterpError: E206 shapes and dtypes, E207 numbers that are not finite (all at once); E201 unknown
@@ -81,25 +98,40 @@ def attention(
             that sees no key, one name for two statistics; E503 a self-check of the numbers failed.
     """
     check_inputs(q, k, v, key_mask=key_mask, documents=documents, mask=mask, bias=bias)
-    heads = q.shape[1]
+    chosen_heads = _chosen(heads, q.shape[1])
     problem = Problem(
         q, k, v, q.shape[3] ** -0.5 if scale is None else scale, key_mask, documents, mask, bias,
-        head_index=tuple(range(heads)), n_heads=heads,
-    )  # fmt: skip
+        head_index=tuple(range(q.shape[1])), n_heads=q.shape[1],
+    ).of_heads(chosen_heads)  # fmt: skip
     asked = _labelled(statistics)
-    groups = _groups(variant, heads)
+    groups = _groups(variant, problem.heads)
     answers: list[Answer] = []
     choices: list[Choice] = []
     for operator, members in groups:
-        part = problem.of_heads(members)
+        part = problem.of_heads(members, aligned=operator.aligned)
         _check(part, operator, asked)
         chosen, reasons = choose(backend, part, operator, asked)
         answer = chosen.run(part, operator, asked)
         _verify(answer, part, operator, asked)
         answers.append(answer)
-        choices.append(Choice(tuple(members), operator.name, chosen.name, reasons))
+        choices.append(Choice(part.head_index, operator.name, chosen.name, reasons))
     joined = answers[0] if len(answers) == 1 else _joined(answers, [members for _, members in groups])
-    return AttentionOutput(joined.output, joined.lse, joined.statistics, tuple(choices), joined.notes)
+    return AttentionOutput(
+        output=joined.output,
+        lse=joined.lse,
+        statistics=joined.statistics,
+        choices=tuple(choices),
+        notes=joined.notes,
+    )
+
+
+def _chosen(heads: Sequence[int] | None, n: int) -> list[int]:
+    if heads is None:
+        return list(range(n))
+    wrong = [head for head in heads if not 0 <= head < n]
+    if wrong or len(set(heads)) != len(heads) or not heads:
+        raise InterpError("E203", f"heads={list(heads)} of {n} heads", fix=f"each once, from 0 to {n - 1}")
+    return list(heads)
 
 
 def _labelled(statistics: Sequence[str | Statistic] | Mapping[str, str | Statistic]) -> Asked:
@@ -132,7 +164,12 @@ def _groups(given: str | Variant | Sequence[str | Variant], heads: int) -> list[
 
 
 def _check(problem: Problem, operator: Variant, asked: Asked) -> None:
-    reasons = [operator.check(problem), *(each.check(problem, operator) for each in asked.values())]
+    unbiased = problem.bias is not None and not operator.takes_bias
+    reasons = [
+        "it has no scores that a bias could be added to" if unbiased else None,
+        operator.check(problem),
+        *(each.check(problem, operator) for each in asked.values()),
+    ]
     wrong = [InterpError("E205", reason, where=operator.name) for reason in reasons if reason]
     if wrong:
         raise wrong[0]
@@ -151,7 +188,7 @@ def _verify(answer: Answer, problem: Problem, operator: Variant, asked: Asked) -
                 fix="leave each query one key, or mark it as padding in key_mask",
             )
     for label, each in asked.items():
-        each.verify(answer.statistics[label], problem)
+        each.verify(answer.statistics[label].detach(), problem)
 
 
 def _joined(answers: list[Answer], members: list[list[int]]) -> Answer:
@@ -168,3 +205,6 @@ def _joined(answers: list[Answer], members: list[list[int]]) -> Answer:
         {label: join([answer.statistics[label] for answer in answers]) for label in answers[0].statistics},
         tuple(note for answer in answers for note in answer.notes),
     )
+
+
+make_callable(__name__)

@@ -32,6 +32,7 @@ class Problem:
         bias: added to the scores of row-wise variants (after scale and softcap).
         head_index: which heads of a model these are: values that variants hold for each head are picked by it.
         n_heads: how many heads there are in all.
+        aligned: False where queries stand nowhere among the keys (cross attention): all of them are real then.
     """
 
     q: Float[Tensor, "batch head query_pos d_head"]
@@ -44,6 +45,7 @@ class Problem:
     bias: Float[Tensor, "#batch #head query_pos key_pos"] | None = None
     head_index: tuple[int, ...] = ()
     n_heads: int = 0
+    aligned: bool = True
     memo: dict[object, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -82,7 +84,7 @@ class Problem:
     @cached_property
     def real_queries(self) -> Bool[Tensor, "batch query_pos"]:
         """False at queries that stand where the keys are padding; all are real where queries have other positions."""
-        if self.n_queries > self.n_keys:
+        if self.n_queries > self.n_keys or not self.aligned:
             return torch.ones(self.batch, self.n_queries, dtype=torch.bool, device=self.q.device)
         return self.real_keys[:, self.n_keys - self.n_queries :]
 
@@ -116,9 +118,10 @@ class Problem:
             self.memo[key] = make(self)
         return self.memo[key]
 
-    def of_heads(self, heads: Sequence[int]) -> Problem:
-        """The same problem for some of its heads alone."""
-        if list(heads) == list(range(self.heads)):
+    def of_heads(self, heads: Sequence[int], aligned: bool | None = None) -> Problem:
+        """The same problem for some of its heads alone; `aligned` as it is, unless it is given."""
+        aligned = self.aligned if aligned is None else aligned
+        if list(heads) == list(range(self.heads)) and aligned == self.aligned:
             return self
         chosen = torch.tensor(list(heads), device=self.q.device)
         return replace(
@@ -127,6 +130,7 @@ class Problem:
             mask=_pick(self.mask, chosen),
             bias=_pick(self.bias, chosen),
             head_index=tuple(self.head_index[head] for head in heads),
+            aligned=aligned,
             memo={},
         )
 
@@ -173,7 +177,7 @@ class View:
         return torch.matmul(self.q, self.k.transpose(2, 3)) * self.problem.scale
 
     @cached_property
-    def open(self) -> Bool[Tensor, "batch #head row key_pos"]:
+    def open(self) -> Bool[Tensor, "#batch #head row key_pos"]:
         """What the problem lets be seen, whatever the variant: real keys of the query's document, for real queries."""
         problem = self.problem
         seen = problem.real_keys[:, None, None, :] & problem.real_queries[:, None, self.rows, None]
@@ -197,7 +201,7 @@ class View:
             return None
         return (bias if bias.shape[1] == 1 else bias[:, self.heads])[:, :, self.rows]
 
-    def per_head(self, values: float | Sequence[float] | Tensor) -> Float[Tensor, "#head 1 1"]:
+    def per_head(self, values: int | float | Sequence[int | float] | Tensor) -> Float[Tensor, "#head 1 1"]:
         """Values that a variant holds for each head of the model, for the heads in view."""
         if isinstance(values, int | float):
             return self.q.new_tensor([[[float(values)]]])

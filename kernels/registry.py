@@ -15,7 +15,7 @@ from interp.kernels.errors import InterpError, suggest
 def found(package: str, base: type[Any]) -> dict[str, type[Any]]:
     """Name to class, for every concrete subclass of `base` that has a `name` and lives in a module of `package`."""
     home = import_module(package)
-    classes: dict[str, type[Any]] = {}
+    classes: dict[str, Any] = {}
     for module in iter_modules(home.__path__):
         for value in vars(import_module(f"{package}.{module.name}")).values():
             if isinstance(value, type) and issubclass(value, base) and "name" in vars(value) and not isabstract(value):
@@ -31,7 +31,7 @@ def made(kind: str, package: str, base: type[Any], given: Any) -> Any:
     """
     if isinstance(given, base):
         return given
-    classes = found(package, base)
+    classes = found(package, base)  # type: ignore[arg-type]  # a class with class variables is hashable all the same
     if given not in classes:
         raise InterpError("E201", f"no {kind} is called {given!r}", fix=suggest(str(given), classes))
     try:
@@ -41,5 +41,5 @@ def made(kind: str, package: str, base: type[Any], given: Any) -> Any:
             "E205",
             f"{kind} {given!r} needs parameters",
             where=str(error).split("() ")[-1],
-            fix=f"hand over {classes[given].__name__}(...) from interp.kernels.{kind}s",
+            fix=f"hand over {classes[given].__name__}(...) from {package}",
         ) from error

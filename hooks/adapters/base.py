@@ -10,11 +10,34 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.hooks.batch import Batch
 from interp.hooks.names import READ_ONLY, PointId
 from interp.kernels.errors import InterpError
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """What an attention function was called with, as the model calls it.
+
+    Attributes:
+        q, k, v: after rotary positions and the hooks on them.
+        mask: added to scores, the lowest number of its dtype where nothing may be seen, or True where something may;
+            None: nothing is hidden but what `causal` says.
+        causal: where there is no mask, whether later keys are hidden.
+        scaling: of the scores.
+        options: what else the model said: softcap, s_aux (sink logits), position_bias, ...
+    """
+
+    q: Float[Tensor, "batch head query_pos d_head"]
+    k: Float[Tensor, "batch kv_head key_pos d_head"]
+    v: Float[Tensor, "batch kv_head key_pos d_value"]
+    mask: Tensor | None
+    causal: bool
+    scaling: float
+    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +50,7 @@ class HookContext:
         start: position of the tensor's first token; above 0 only where a vision model attends window by window.
         length: tokens of the whole layer, of which a window shows some; None where the tensor shows them all.
         allowed: on scores and patterns, which keys each query may see [#batch #head query_pos key_pos]; None: all.
+        call: on `attn.hook_operator`, what attention was called with.
     """
 
     point: PointId
@@ -34,6 +58,7 @@ class HookContext:
     start: int = 0
     length: int | None = None
     allowed: Tensor | None = None
+    call: AttentionCall | None = None
 
     @property
     def name(self) -> str:
@@ -42,6 +67,22 @@ class HookContext:
 
 HookFn = Callable[[Tensor, HookContext], Tensor | None]
 Hooks = Mapping[str, Sequence[HookFn]]
+
+
+class Operator(ABC):
+    """A hook on `attn.hook_operator` that computes z of some heads anew, whatever the model's own attention gave."""
+
+    heads: Sequence[int]
+
+    @abstractmethod
+    def __call__(self, value: Tensor, context: HookContext) -> Tensor: ...
+
+
+def replaced_heads(hooks: Sequence[HookFn]) -> frozenset[int]:
+    """Heads that these hooks compute anew, so that what they are shown of them is not read."""
+    return frozenset(head for hook in hooks if isinstance(hook, Operator) for head in hook.heads)
+
+
 Fired = Counter[str]
 
 

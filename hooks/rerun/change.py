@@ -30,7 +30,9 @@ Edits = Mapping[PointId, Sequence[HookFn]]
 Where = Literal["attention", "write", "entry"]
 
 Z = "attn.hook_z"
-IN_CALL = frozenset(f"attn.hook_{part}" for part in ("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern"))
+IN_CALL = frozenset(
+    f"attn.hook_{part}" for part in ("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "operator")
+)
 ORDER: tuple[tuple[frozenset[str], Where, int], ...] = (
     (frozenset(("hook_resid_pre",)), "entry", 0),
     (IN_CALL | {Z}, "attention", 0),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -27,14 +27,18 @@ class Answer:
     notes: tuple[str, ...] = ()
 
 
+@runtime_checkable
 class Backend(Protocol):
     """A way of computing attention and statistics.
 
     `differentiable` says whether gradients flow through the output.
     """
 
-    name: str
-    differentiable: bool
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def differentiable(self) -> bool: ...
 
     def refuses(self, problem: Problem, variant: Variant, asked: Asked) -> str | None:
         """Why it can't; None where it can."""

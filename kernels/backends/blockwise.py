@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from interp.kernels.backends import blockwise_kernel
 from interp.kernels.backends.base import Answer, Asked
+from interp.kernels.backends.fused import Fused, once_requested
 from interp.kernels.backends.rows import by_blocks
 from interp.kernels.problem import Problem, View
 from interp.kernels.variants.base import Variant
@@ -13,16 +15,24 @@ LEAST_ROWS = 16
 
 
 class Blockwise:
-    """Head by head, some rows at a time, with all their keys."""
+    """Some rows at a time, with all their keys.
+
+    Operators and statistics that fused kernels can be asked for run on one written in torch; all others on rows of
+    effective weights.
+    """
 
     name = "blockwise"
     differentiable = False
+    kernel = blockwise_kernel
 
     def refuses(self, problem: Problem, variant: Variant, asked: Asked) -> str | None:
         return None
 
     def run(self, problem: Problem, variant: Variant, asked: Asked) -> Answer:
-        return by_blocks(problem, variant, asked, blocks(problem))
+        wanted = once_requested(problem, variant, asked)
+        if isinstance(wanted, str) or blockwise_kernel.supports(wanted[0]):
+            return by_blocks(problem, variant, asked, blocks(problem))
+        return Fused(self.name, blockwise_kernel).run(problem, variant, asked)
 
 
 def blocks(problem: Problem) -> list[View]:

@@ -7,9 +7,16 @@ from functools import cache
 
 import torch
 
+from interp.kernels.backends import lse_algebra
 from interp.kernels.backends.base import Asked, Backend
 from interp.kernels.backends.blockwise import Blockwise
+from interp.kernels.backends.chunked import Chunked
+from interp.kernels.backends.cpp import kernel as cpp
+from interp.kernels.backends.flex import Flex
+from interp.kernels.backends.fused import Fused
+from interp.kernels.backends.recurrent import Recurrent
 from interp.kernels.backends.rows import Eager
+from interp.kernels.backends.triton import kernel as triton
 from interp.kernels.errors import InterpError, suggest
 from interp.kernels.problem import Problem
 from interp.kernels.variants.base import Variant
@@ -18,10 +25,23 @@ SMALL = 2**18
 """Cells of all patterns (1 MiB in float32) up to which everything at once is fastest."""
 
 
+AUTO = {"cpu": ("chunked", "cpp", "blockwise"), "cuda": ("chunked", "triton", "blockwise")}
+"""The backends that `auto` asks on a device, fastest first; blockwise takes everything but gradients, eager those too."""
+
+
 @cache
 def backends() -> dict[str, Backend]:
-    """All backends, in the order in which `auto` asks them."""
-    every: list[Backend] = [Blockwise(), Eager()]
+    """All backends by name."""
+    every: list[Backend] = [
+        Chunked(),
+        Fused("cpp", cpp),
+        Fused("triton", triton),
+        Blockwise(),
+        Fused("lse_algebra", lse_algebra),
+        Eager(),
+        Recurrent(),
+        Flex(),
+    ]
     return {backend.name: backend for backend in every}
 
 
@@ -65,12 +85,12 @@ def choose(name: str, problem: Problem, variant: Variant, asked: Asked) -> tuple
     if problem.batch * problem.heads * problem.n_queries * problem.n_keys <= SMALL:
         return every["eager"], (f"at most {SMALL} cells: everything at once",)
     reasons: list[str] = []
-    for backend in every.values():
-        reason = _refusal(backend, problem, variant, asked)
+    for candidate in AUTO.get(problem.q.device.type, ("chunked", "blockwise")):
+        reason = _refusal(every[candidate], problem, variant, asked)
         if reason is None:
-            return backend, tuple(reasons)
-        reasons.append(f"not {backend.name}: {reason}")
-    raise AssertionError("eager takes everything")
+            return every[candidate], tuple(reasons)
+        reasons.append(f"not {candidate}: {reason}")
+    return every["eager"], tuple(reasons)
 
 
 def _refusal(backend: Backend, problem: Problem, variant: Variant, asked: Asked) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from interp.kernels.statistics.base import Needs, Reader
 from interp.kernels.variants.base import Variant
 
 
+@runtime_checkable
 class Kernel(Protocol):
     """A module that answers requests."""
 
@@ -35,11 +36,11 @@ class Fused:
     differentiable = False
 
     def refuses(self, problem: Problem, variant: Variant, asked: Asked) -> str | None:
-        wanted = request_of(problem, variant, asked)
+        wanted = once_requested(problem, variant, asked)
         return wanted if isinstance(wanted, str) else self.kernel.supports(wanted[0])
 
     def run(self, problem: Problem, variant: Variant, asked: Asked) -> Answer:
-        wanted = request_of(problem, variant, asked)
+        wanted = once_requested(problem, variant, asked)
         assert not isinstance(wanted, str)
         request, readers = wanted
         answer = self.kernel.run(request)
@@ -50,12 +51,18 @@ class Fused:
         return Answer(output, lse, {label: read(answer) for label, read in readers.items()}, answer.notes)
 
 
+def once_requested(problem: Problem, variant: Variant, asked: Asked) -> tuple[Request, dict[str, Reader]] | str:
+    """`request_of`, shared by the kernels that are asked in turn."""
+    return problem.once((variant, *asked.items()), lambda own: request_of(own, variant, asked))
+
+
 def request_of(problem: Problem, variant: Variant, asked: Asked) -> tuple[Request, dict[str, Reader]] | str:
     """What to ask a kernel, and how to read each statistic from its answer; or why it can't be asked."""
     request = variant.request(problem)
     if isinstance(request, str):
         return request
-    needs = Needs()
+    request = _grouped(request, problem)
+    needs = Needs(request)
     readers = {}
     for label, statistic in asked.items():
         reader = statistic.ask(needs, problem, variant)
@@ -63,6 +70,14 @@ def request_of(problem: Problem, variant: Variant, asked: Asked) -> tuple[Reques
             return f"{statistic.name} needs whole rows of the pattern"
         readers[label] = reader
     return _with(request, needs), readers
+
+
+def _grouped(request: Request, problem: Problem) -> Request:
+    """Some heads of a model need not come in whole groups: then each gets its own copy of its keys and values."""
+    group = max(1, problem.heads // problem.k.shape[1])
+    if problem.kv_index == [head // group for head in range(problem.heads)] and problem.heads % problem.k.shape[1] == 0:
+        return request
+    return replace(request, k=request.k[:, problem.kv_index], v=request.v[:, problem.kv_index])
 
 
 def _with(request: Request, needs: Needs) -> Request:

@@ -63,7 +63,7 @@ class Request:
     largest: bool = False
     squares: bool = False
     functionals: Float[Tensor, "#batch #head key_pos functional"] | None = None
-    band: Float[Tensor, "weighting distance"] | None = None
+    band: Float[Tensor, "band distance"] | None = None
     columns: Float[Tensor, "#batch #head weighting query_pos"] | None = None
 
 
@@ -88,6 +88,6 @@ class Primitives:
     argmax: Int[Tensor, "batch head query_pos"] | None = None
     squares: Float[Tensor, "batch head query_pos"] | None = None
     functionals: Float[Tensor, "batch head query_pos functional"] | None = None
-    band: Float[Tensor, "batch head query_pos weighting"] | None = None
+    band: Float[Tensor, "batch head query_pos band"] | None = None
     columns: Float[Tensor, "batch head weighting key_pos"] | None = None
     notes: tuple[str, ...] = field(default=())

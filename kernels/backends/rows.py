@@ -31,7 +31,9 @@ def by_blocks(problem: Problem, variant: Variant, asked: Asked, views: list[View
     lses: list[Tensor | None] = []
     for view in views:
         part = Part(view, variant.weights(view))
-        outputs.append(torch.matmul(part.weights.values, view.v).to(problem.v.dtype))
+        output = torch.matmul(part.weights.values, view.v)
+        output = output if part.weights.side is None else output + part.weights.side
+        outputs.append(output.to(problem.v.dtype))
         lses.append(part.weights.lse)
         for label, statistic in asked.items():
             statistic.add(totals[label], part)

@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.kernels.backends.primitives import Primitives
+from interp.kernels.backends.primitives import Primitives, Request
 from interp.kernels.errors import InterpError
 from interp.kernels.problem import Problem, View
 from interp.kernels.variants.base import Variant, Weights, pattern_of
 
 Reader = Callable[[Primitives], Tensor]
-Kind = Literal["row", "column", "targeted", "map"]
+Kind = Literal["row", "column", "targeted", "map", "head"]
 
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 """How far a self-check may be off for inputs of a dtype, relative to the range."""
@@ -49,8 +49,12 @@ class Part:
 
 @dataclass
 class Needs:
-    """What statistics ask of a fused kernel; each call gives back where the answer will stand."""
+    """What statistics ask of a fused kernel; each call gives back where the answer will stand.
 
+    `request` is the problem as the kernel sees it, for readers that compute single entries of the pattern from its lse.
+    """
+
+    request: Request
     entropy: bool = False
     largest: bool = False
     squares: bool = False
@@ -107,7 +111,11 @@ class Statistic(ABC):
         return None
 
     def verify(self, value: Tensor, problem: Problem) -> None:
-        """The self-check that always runs: values lie in the range. Raises E503."""
+        """The self-check that always runs. Raises E503."""
+        self.verify_range(value, problem)
+
+    def verify_range(self, value: Tensor, problem: Problem) -> None:
+        """Values lie between `low` and `high`."""
         slack = ROUNDING[problem.q.dtype] * max(1.0, self.high if self.high < float("inf") else 1.0)
         known = value[~value.isnan()]
         if known.numel() and not (self.low - slack <= float(known.min()) and float(known.max()) <= self.high + slack):
@@ -121,9 +129,13 @@ class Statistic(ABC):
 
 @dataclass(frozen=True, eq=False)
 class RowStatistic(Statistic):
-    """One number, or a few, for every query."""
+    """One number, or a few, for every query.
 
-    kind = "row"
+    `names_keys` says that the numbers are indices of keys: int64, and -1 where others hold NaN.
+    """
+
+    kind: ClassVar[Kind] = "row"
+    names_keys: ClassVar[bool] = False
 
     @abstractmethod
     def of(self, part: Part) -> Float[Tensor, "batch head row ..."]:
@@ -156,3 +168,21 @@ def there(value: Tensor | None) -> Tensor:
     """An answer that was asked for."""
     assert value is not None, "the kernel did not answer what it was asked"
     return value
+
+
+def of_heads(values: Tensor, problem: Problem) -> Tensor:
+    """Numbers given for every head of the model, [#batch #head ...], for the heads of this problem."""
+    if values.shape[1] == 1:
+        return values.to(problem.q.device)
+    return values.to(problem.q.device)[:, list(problem.head_index)]
+
+
+def unfit(name: str, value: Tensor, sizes: tuple[int, ...]) -> str | None:
+    """Why a parameter doesn't broadcast to these sizes; None where it does."""
+    fits = value.ndim == len(sizes) and all(size in (1, full) for size, full in zip(value.shape, sizes, strict=True))
+    return None if fits else f"{name} is {list(value.shape)}, and the problem {list(sizes)}"
+
+
+def check_each(*reasons: str | None) -> str | None:
+    """The first reason, if any."""
+    return next((reason for reason in reasons if reason), None)

@@ -24,7 +24,8 @@ class Entropy(RowStatistic):
     formula: ClassVar[str] = "-sum_j p_ij log p_ij"
 
     def of(self, part: Part) -> Float[Tensor, "batch head row"]:
-        return torch.special.entr(part.pattern).sum(-1)
+        tiny = torch.finfo(part.pattern.dtype).tiny  # the gradient of p log p is infinite at 0
+        return -(part.pattern * part.pattern.clamp(min=tiny).log()).sum(-1)
 
     def ask(self, needs: Needs, problem: Problem, variant: Variant) -> Reader:
         needs.entropy = True

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from dataclasses import dataclass, fields
+from hashlib import sha256
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,10 +17,11 @@ from interp.kernels.problem import Problem, View
 
 class Weights(NamedTuple):
     """Effective weights of some rows: `output_i = sum_j values_ij v_j`; and the log of the sum of exponentials, where
-    the operator has one."""
+    the operator has one. `side` is what the output has beside that, from no key of the problem."""
 
     values: Float[Tensor, "batch head row key_pos"]
     lse: Float[Tensor, "batch head row"] | None = None
+    side: Float[Tensor, "batch head row d_value"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +30,8 @@ class Variant(ABC):
 
     Flags tell tools what they may ask: whether rows sum to 1 (`normalised`), are never negative (`non_negative`),
     whether cost grows linearly with length (`linear_time`), whether it needs row or column sums before weights
-    (`two_pass`), and which gradients are claimed. `causal` is a parameter, since most operators have both forms;
+    (`two_pass`), whether queries stand among the keys (`aligned`; where not, no padding key makes a query padding), and
+    whether it has scores that a bias can be added to (`takes_bias`). `causal` is a parameter, since most operators have both forms;
     operators that look ahead whatever it says override `looks_ahead`.
     """
 
@@ -38,8 +41,15 @@ class Variant(ABC):
     non_negative: ClassVar[bool] = True
     linear_time: ClassVar[bool] = False
     two_pass: ClassVar[bool] = False
+    aligned: ClassVar[bool] = True
+    takes_bias: ClassVar[bool] = False
 
     causal: bool = True
+
+    def describe(self) -> dict[str, Any]:
+        """Name and parameters as plain data; tensors by their shape and a digest."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {"variant": self.name, **{name: _plain(value) for name, value in given.items()}}
 
     @property
     def looks_ahead(self) -> str:
@@ -63,6 +73,17 @@ class Variant(ABC):
     ) -> Float[Tensor, "batch head query_pos"] | None:
         """What the rows of a fused kernel's output are multiplied with to be this operator's; None for nothing."""
         return None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Variant):
+        return value.describe()
+    if isinstance(value, Tensor):
+        raw = value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+        return {"shape": list(value.shape), "sha256": sha256(raw).hexdigest()}
+    if callable(value):
+        return getattr(value, "__qualname__", type(value).__name__)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def pattern_of(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.kernels.backends.primitives import Request, Rows
+from interp.kernels.backends.primitives import Rows
 from interp.kernels.problem import Problem, View
 from interp.kernels.variants.base import Variant, Weights
 
@@ -31,6 +31,8 @@ class Rowwise(Variant):
     Args:
         softcap: scores become `softcap * tanh(score / softcap)`, before anything is added.
     """
+
+    takes_bias = True
 
     softcap: float | None = None
 
@@ -61,7 +63,7 @@ class Rowwise(Variant):
         """What the operator adds to scores; None for nothing."""
         return None
 
-    def allowed(self, view: View) -> Bool[Tensor, "batch #head row key_pos"]:
+    def allowed(self, view: View) -> Bool[Tensor, "#batch #head row key_pos"]:
         """What each query of the view sees: what the problem and causality let it see, and the operator's own rule."""
         allowed = view.open & view.past if self.causal else view.open
         seen = self.seen(view)
@@ -112,7 +114,7 @@ def _bounds(problem: Problem) -> tuple[Tensor, Tensor] | str:
     start = index - problem.key_at
     document = start if problem.documents is None else problem.documents
     offset = problem.n_keys - problem.n_queries
-    if offset < 0:  # queries that stand nowhere among the keys: one document, all keys
+    if offset < 0 or not problem.aligned:  # queries that stand nowhere among the keys: one document, all keys
         begin, count = start[:, :1].expand(-1, problem.n_queries), real.sum(-1, keepdim=True)
         return begin, count.expand(-1, problem.n_queries)
     same = problem.once("lengths", lambda p: _document_lengths(document, real))

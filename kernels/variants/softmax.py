@@ -31,6 +31,11 @@ class Softmax(Rowwise):
 
     sink: float | Sequence[float] | Tensor | None = None
 
+    @property
+    def normalised(self) -> bool:  # type: ignore[override]
+        """Rows sum to 1 where no sink takes part of them."""
+        return self.sink is None
+
     def row(
         self,
         scores: Float[Tensor, "batch head row key_pos"],
