@@ -53,7 +53,7 @@ class Tile:
             self._write(answer.argmax, torch.full(self.shape[:2], -1, device=self.buffers.device))
             return
         scores = self.scores()
-        pattern, lse, above = self.pattern(scores)
+        pattern, lse, most, above = self.pattern(scores)
         self._write(answer.lse, lse)
         if self.request.output:
             moved = torch.bmm(pattern, self._keys(self.request.v))
@@ -68,7 +68,7 @@ class Tile:
         if band is not None:
             self._write(answer.band, self._band(pattern, band))
         if self.request.entropy:
-            self._write(answer.entropy, self._entropy(pattern, scores, above))
+            self._write(answer.entropy, self._entropy(pattern, scores, most, above))
         if self.request.squares:
             self._write(answer.squares, torch.mul(pattern, pattern, out=scores).sum(-1))
 
@@ -93,8 +93,8 @@ class Tile:
             out[..., columns].masked_fill_(~self._open(columns), HIDDEN)
         return out
 
-    def pattern(self, scores: Tensor) -> tuple[Tensor, Float[Tensor, "head row"], Float[Tensor, "head row"]]:
-        """Rows that sum to 1, their lse, and how much larger that is than the largest score."""
+    def pattern(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rows that sum to 1; and of each their lse, the largest score, and how much larger the lse is than that."""
         out, most = self.buffers.get("pattern", *self.shape), scores.amax(-1)
         if self.request.rule == "softmax":
             torch.softmax(scores, -1, out=out)
@@ -110,7 +110,7 @@ class Tile:
         if bool(blind.any()):
             out.masked_fill_(blind[..., None], 0)
             lse, above = lse.masked_fill(blind, float("-inf")), above.masked_fill(blind, 0)
-        return out, lse, above
+        return out, lse, most, above
 
     @cached_property
     def keys(self) -> Int[Tensor, " key"]:
@@ -207,10 +207,9 @@ class Tile:
             begin += stop - start
         return sums
 
-    def _entropy(self, pattern: Tensor, scores: Tensor, above: Tensor) -> Float[Tensor, "head row"]:
+    def _entropy(self, pattern: Tensor, scores: Tensor, most: Tensor, above: Tensor) -> Float[Tensor, "head row"]:
         """Overwrites the scores."""
         if self.request.rule != "softmax":
             return torch.special.entr(pattern, out=scores).sum(-1)
-        most = scores.amax(-1, keepdim=True)
-        below = scores.sub_(most)  # not the scores themselves: large ones would cancel
+        below = scores.sub_(most[..., None])  # not the scores themselves: large ones would cancel
         return above - torch.mul(pattern, below, out=below).sum(-1)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from interp.kernels.attention import attention
 from interp.kernels.backends import blockwise_kernel
+from interp.kernels.backends.blockwise_tile import Tile
 from interp.kernels.backends.primitives import RULES, Primitives, Request, Rows
 from interp.kernels.variants.softmax import Softmax
 from interp.kernels.variants.window import Window
@@ -56,15 +57,20 @@ def by_loops(asked: Request) -> Primitives:
     rows, offset = asked.rows, n_keys - n_queries
     shape = (B, H, n_queries)
     assert asked.functionals is not None and asked.band is not None and asked.columns is not None
+
+    def zeros(*width: int) -> Tensor:
+        return torch.zeros(*shape, *width, dtype=torch.float64)
+
     found = Primitives(
-        torch.zeros(*shape, DV, dtype=torch.float64),
-        torch.full(shape, float("-inf"), dtype=torch.float64),
-        *(torch.zeros(shape, dtype=torch.float64) for _ in range(2)),
-        torch.full(shape, -1),
-        torch.zeros(shape, dtype=torch.float64),
-        torch.zeros(*shape, 2, dtype=torch.float64),
-        torch.zeros(*shape, 3, dtype=torch.float64),
-        torch.zeros(B, H, 2, n_keys, dtype=torch.float64),
+        output=zeros(DV),
+        lse=zeros() - float("inf"),
+        entropy=zeros(),
+        largest=zeros(),
+        argmax=torch.full(shape, -1),
+        squares=zeros(),
+        functionals=zeros(2),
+        band=zeros(3),
+        columns=torch.zeros(B, H, 2, n_keys, dtype=torch.float64),
     )
     for b in range(B):
         for h in range(H):
@@ -121,12 +127,12 @@ def test_many_blocks_and_lanes(rows: int, lane: int, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(blockwise_kernel, "ROWS", rows)
     monkeypatch.setattr(blockwise_kernel, "CELLS", 1)
     monkeypatch.setattr("interp.kernels.backends.blockwise_tile.LANE", lane)
-    at = torch.arange(22, dtype=torch.int32)[None, None]
+    at = torch.arange(13, dtype=torch.int32)[None, None]
     zero = torch.zeros_like(at)
     streaming = Rows((at - 5).clamp(min=0), at + 1, zero, (at + 1).clamp(max=3))
     causal = Rows(zero, at + 1, zero, zero)
-    for seen in (streaming, causal, intervals(22, 22, seed=0)):
-        asked = request(22, 22, "softmax", seen, extras=False)
+    for seen in (streaming, causal, intervals(13, 13, seed=0)):
+        asked = request(13, 13, "softmax", seen, extras=False)
         same(blockwise_kernel.run(asked), by_loops(asked))
 
 
@@ -166,14 +172,14 @@ def test_output_can_be_left_out_and_float64_is_refused() -> None:
 def test_a_window_reads_its_own_keys_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cells that are computed grow with T times the window, not with T squared."""
     cells: list[int] = []
-    scores = blockwise_kernel.Tile.scores
+    scores = Tile.scores
 
-    def counted(tile: blockwise_kernel.Tile) -> Tensor:
+    def counted(tile: Tile) -> Tensor:
         found = scores(tile)
         cells.append(found.numel())
         return found
 
-    monkeypatch.setattr(blockwise_kernel.Tile, "scores", counted)
+    monkeypatch.setattr(Tile, "scores", counted)
     q = tensor(1, 2, 2048, 4)
     attention(q, q, q, Window(size=64), ["entropy"], "blockwise")
     assert sum(cells) <= 2 * 2048 * (256 + 64)

@@ -100,7 +100,7 @@ def test_forms_agree(name: str, form: LinearTime) -> None:
 def test_forms_agree_with_cached_keys(name: str) -> None:
     operator = EXAMPLES[name](45)
     for documents in (None, packed(45)):
-        given = problem(45, 14, documents=documents)
+        given = problem(45, 23, documents=documents)
         wanted = Eager().run(given, operator, {}).output
         for form in (Chunked(chunk=16), Recurrent(block=16)):
             assert relative(form.run(given, operator, {}).output, wanted) < 1e-12

@@ -274,7 +274,7 @@ def test_expert_choice_against_a_loop(keep: int | None, first: bool) -> None:
             assert torch.allclose(found[b, h], wanted, atol=1e-12)
 
 
-@pytest.mark.parametrize(("every", "tail", "dense_rows"), [(5, 0, 0), (5, 2, 3 + 5), (3, 6, 2 + 6)])
+@pytest.mark.parametrize(("every", "tail", "dense_rows"), [(5, 0, 0), (5, 2, 3 + 5), (5, 7, 3 + 7), (3, 6, 2 + 6)])
 def test_delta_correction_against_a_loop(every: int, tail: int, dense_rows: int) -> None:
     sparse, dense = weights(Window(size=3)), weights(Softmax())
     found = weights(DeltaCorrection(of=Window(size=3), every=every, tail=tail))
