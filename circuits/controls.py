@@ -6,7 +6,7 @@ of its own layer that write about as much. The distance of two heads is |log(nor
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,19 @@ def matched_controls(
     """
     chosen = [_controls_of(head, output_norm, layers, n) for head in range(len(layers))]
     return MatchedControls(tuple(indices for indices, _ in chosen), tuple(note for _, note in chosen))
+
+
+def grouped(notes: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Notes on controls, each said once after the labels it is about.
+
+    Args:
+        notes: label and note, which is '' where there is nothing to say.
+    """
+    labels: dict[str, list[str]] = {}
+    for label, note in notes:
+        if note:
+            labels.setdefault(note, []).append(label)
+    return tuple(f"{', '.join(found)}: {note}" for note, found in labels.items())
 
 
 def _controls_of(

@@ -14,10 +14,12 @@ finite are left out, head by head, and counted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -27,6 +29,24 @@ CELLS = 2**22
 
 RELATIVE_ROUNDING = 1e-12
 """Sums of float64 that differ by less than this share of their terms' size count as equal."""
+
+
+class Effect(NamedTuple):
+    """One head of a ranking, beside its controls; fields as in `Evidence`.
+
+    Attributes:
+        normalised: of patches, where the mean stands between the corrupt run (0) and the clean run (1); else nan.
+    """
+
+    label: str
+    mean: float
+    ci_low: float
+    ci_high: float
+    control_mean: float
+    q: float
+    claimed: bool
+    note: str
+    normalised: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +97,12 @@ class Evidence:
         size = np.where(np.isfinite(self.mean), np.abs(self.mean), -1.0)
         order: list[int] = np.lexsort((np.arange(len(size)), -size, ~self.claimed)).tolist()
         return order
+
+    def row(self, index: int, label: str) -> Effect:
+        """One head's numbers, under its name."""
+        statistics = (self.mean, self.ci_low, self.ci_high, self.control_mean, self.q)
+        mean, low, high, control, q = (float(values[index]) for values in statistics)
+        return Effect(label, mean, low, high, control, q, bool(self.claimed[index]), self.notes[index])
 
     @property
     def n_tested(self) -> int:

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from interp.circuits.results import to_json
 from interp.kernels.errors import InterpError
 
 SLUG = re.compile(r"[A-Za-z0-9._-]{1,100}")
@@ -121,6 +120,11 @@ def not_written(path: Path, error: OSError) -> InterpError:
         where=str(path.parent),
         fix="free space there or choose another folder, then run the same command again",
     )
+
+
+def to_json(data: Any) -> str:
+    """Canonical JSON: sorted keys, no NaN (non-finite numbers must become null before), newline at the end."""
+    return json.dumps(data, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def plain(data: Any) -> Any:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from interp.circuits.results import Result, RunInfo
+from interp.circuits.runfolder import RunFolder, RunWriter
+from interp.circuits.tables import interval
 from interp.kernels.errors import InterpError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ("added", "gain", "group", "random sets", "above them", "beaten by")
+FOUND = "group.json"
 
 
 @dataclass(frozen=True)
@@ -93,11 +96,13 @@ class Interaction:
     effect: Estimate
 
 
-@dataclass(frozen=True, repr=False)
-class GroupResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class GroupResult(Result):
     """A group of heads and how it was found.
 
     Attributes:
+        run: provenance; method `objective`, `candidates` and the limits, seed `search`. Model and task are those of the
+            numbers that the objective gives, where the search was told.
         group: heads in the order in which they were added.
         steps: the rounds.
         interactions: of all pairs of the group.
@@ -105,9 +110,12 @@ class GroupResult:
         last: the best set of the round that was not accepted, with its gain; None where no round was refused.
         n_evaluations: sets evaluated in all.
         n_prompts: prompts that chose, and prompts that judged.
-        notes: what a reader must know, in full sentences.
     """
 
+    kind = "group"
+    columns = ("added", "gain", "group", "random sets", "above them", "beaten by")
+
+    run: RunInfo
     group: tuple[str, ...]
     steps: tuple[Step, ...]
     interactions: tuple[Interaction, ...]
@@ -116,17 +124,21 @@ class GroupResult:
     n_evaluations: int
     n_prompts: tuple[int, int]
     limits: Limits
-    notes: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, object]:
-        """Plain data."""
-        return asdict(self)
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know, in full sentences."""
+        return self.run.warnings
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was found, as plain data; without the run."""
+        return {name: value for name, value in asdict(self).items() if name != "run"}
 
     def to_frame(self) -> pd.DataFrame:
         """One row a step."""
         import pandas as pd
 
-        return pd.DataFrame([dict(zip(COLUMNS, _cells(step), strict=True)) for step in self.steps], columns=COLUMNS)
+        return pd.DataFrame(self.table(), columns=list(self.columns))
 
     def headline(self) -> str:
         """One sentence: the group, what it is worth, and what random groups are worth."""
@@ -137,37 +149,50 @@ class GroupResult:
         beside = f"random sets of that size {end.control:+.3g}" if end.n_controls else "no control"
         return f"{', '.join(self.group)}: {_spoken(end.value)}; {beside} ({self.n_evaluations} sets tried)."
 
-    def __repr__(self) -> str:
-        table = [COLUMNS, *map(_cells, self.steps)]
-        widths = [max(len(row[column]) for row in table) for column in range(len(COLUMNS))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
-        ]
-        return "\n  ".join([f"GroupResult: {self.headline()}", *lines, *self._remarks()])
+    def table(self) -> list[list[str]]:
+        return [_cells(step) for step in self.steps]
 
-    def _repr_html_(self) -> str:
-        head = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS)
-        body = "".join(
-            f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in _cells(step))}</tr>" for step in self.steps
-        )
-        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        return f"<p>{escape(self.headline())}</p>{table}{''.join(f'<p>{escape(line)}</p>' for line in self._remarks())}"
-
-    def _remarks(self) -> list[str]:
+    def remarks(self) -> list[str]:
         """Interactions, why it stopped, and notes."""
         pairs = [f"interaction {' '.join(pair.heads)}: {_spoken(pair.effect)}" for pair in self.interactions]
         last = f": {' '.join(self.last[0])} would gain {_spoken(self.last[1])}" if self.last and self.steps else ""
         return [*pairs, f"stopped by {self.stopped}{last}", *self.notes]
 
+    def write_files(self, writer: RunWriter) -> dict[str, Any]:
+        writer.write_json(FOUND, self.to_dict())
+        return {}
+
+    @classmethod
+    def read_files(cls, run: RunFolder) -> dict[str, Any]:
+        data = run.read_json(FOUND)
+        last = data["last"]
+        return {
+            **data,
+            "group": tuple(data["group"]),
+            "steps": tuple(map(_step, data["steps"])),
+            "interactions": tuple(
+                Interaction(tuple(one["heads"]), Estimate(**one["effect"])) for one in data["interactions"]
+            ),
+            "last": None if last is None else (tuple(last[0]), Estimate(**last[1])),
+            "n_prompts": tuple(data["n_prompts"]),
+            "limits": Limits(**data["limits"]),
+        }
+
+
+def _step(data: Mapping[str, Any]) -> Step:
+    """A step from what JSON made of it."""
+    estimates = {name: Estimate(**data[name]) for name in ("gain", "value", "above_control")}
+    return Step(**{**data, **estimates, "added": tuple(data["added"])})
+
 
 def _spoken(estimate: Estimate) -> str:
     """`+1.2 [0.9, 1.5]`, or the mean alone."""
-    interval = "" if math.isnan(estimate.ci_low) else f" [{estimate.ci_low:.3g}, {estimate.ci_high:.3g}]"
-    return f"{estimate.mean:+.3g}{interval}"
+    ends = "" if math.isnan(estimate.ci_low) else f" {interval(estimate.ci_low, estimate.ci_high)}"
+    return f"{estimate.mean:+.3g}{ends}"
 
 
-def _cells(step: Step) -> tuple[str, ...]:
-    """One line of the table, in the order of `COLUMNS`."""
+def _cells(step: Step) -> list[str]:
+    """One line of the table, in the order of `GroupResult.columns`."""
     control = f"{step.control:+.3g} ({step.n_controls} sets)" if step.n_controls else "-"
     above, beaten = (_spoken(step.above_control), f"{100 * step.beaten_by:.3g} %") if step.n_controls else ("-", "-")
-    return (" ".join(step.added), _spoken(step.gain), _spoken(step.value), control, above, beaten)
+    return [" ".join(step.added), _spoken(step.gain), _spoken(step.value), control, above, beaten]

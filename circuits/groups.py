@@ -13,17 +13,23 @@ pruning of Michel et al. 2019 and others; what differs is the objective. Here:
 
 from __future__ import annotations
 
+import datetime
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from interp.circuits.controls import matched_random_sets
 from interp.circuits.evaluations import NONE, Evaluations, HeadSet, Objective
-from interp.circuits.evidence import bootstrap_interval, moments
+from interp.circuits.evidence import moments
 from interp.circuits.group_result import Estimate, GroupResult, Interaction, Limits, Step
+from interp.circuits.interactions import estimate, interactions
+from interp.circuits.results import RunInfo, environment
 from interp.hooks.names import HeadId
 from interp.kernels.errors import InterpError
 
@@ -39,6 +45,7 @@ def grow_group(
     norms: Mapping[HeadId, float] | None = None,
     name: str = "",
     state: str | Path | None = None,
+    source: RunInfo | None = None,
     progress: Progress | None = None,
 ) -> GroupResult:
     """Grow a set of heads that maximises an objective.
@@ -49,21 +56,40 @@ def grow_group(
             for too, and every value is read relative to it.
         norms: mean norm of what each head of the model writes, for the random sets; they are drawn from these heads.
             None draws from the candidates, whatever they write.
-        name: what the objective is, in words or as a digest; stored in the state.
+        name: what the objective is, in words or as a digest; stored in the state and in the record.
         state: JSON file that holds every evaluation after each round. A search that finds it goes on from there and
             gives the same result.
+        source: record of a run on the model and task that the objective measures; what it says of both, and of the proof
+            that edits reach that model, stands in the record of the search too.
         progress: called after each round with the number of sets evaluated and the group so far.
 
     Raises:
         InterpError: E202 no candidates; E205 a state of another objective; E206 the objective's shape; E701 a damaged
             state.
     """
+    started, clock = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), time.monotonic()
     heads = list(dict.fromkeys(candidates))
     if not heads:
         raise InterpError("E202", "no head to choose from", fix="pass the heads of the model, or some of them")
     evaluations = Evaluations(objective, name, None if state is None else Path(state))
-    search = _Search(heads, evaluations, limits or Limits(), norms, progress)
-    return search.run()
+    limits = limits or Limits()
+    search = _Search(heads, evaluations, limits, norms, progress)
+    found = search.run()
+    asked = {"kind": GroupResult.kind, "objective": name, "candidates": [head.label for head in heads]}
+    known = source or RunInfo({}, {}, {})
+    run = RunInfo(
+        model=known.model,
+        task=known.task,
+        method={**asked, **{key: value for key, value in asdict(limits).items() if key != "seed"}},
+        seeds={**known.seeds, "search": limits.seed},
+        versions=environment(),
+        certificate=known.certificate,
+        canary=known.canary,
+        warnings=tuple(dict.fromkeys(search.notes)),
+        started=started,
+        seconds=round(time.monotonic() - clock, 3),
+    )
+    return GroupResult(run=run, **found)
 
 
 class _Search:
@@ -100,25 +126,23 @@ class _Search:
     def group(self) -> tuple[HeadId, ...]:
         return tuple(head for added in self.chosen for head in added)
 
-    def run(self) -> GroupResult:
-        """All rounds, then controls and interactions."""
+    def run(self) -> dict[str, Any]:
+        """All rounds, then controls and interactions; the fields of the result."""
         stopped = ""
         while not stopped:
             stopped = self._round()
             if self.progress is not None:
                 self.progress(len(self.value), " ".join(head.label for head in self.group))
-        steps = tuple(self._step(index) for index in range(len(self.chosen)))
-        return GroupResult(
-            tuple(head.label for head in self.group),
-            steps,
-            self._interactions(),
-            stopped,
-            self.last,
-            len(self.value),
-            (len(self.choosing), len(self.judging)),
-            self.limits,
-            tuple(dict.fromkeys(self.notes)),
-        )
+        return {
+            "group": tuple(head.label for head in self.group),
+            "steps": tuple(self._step(index) for index in range(len(self.chosen))),
+            "interactions": self._interactions(),
+            "stopped": stopped,
+            "last": self.last,
+            "n_evaluations": len(self.value),
+            "n_prompts": (len(self.choosing), len(self.judging)),
+            "limits": self.limits,
+        }
 
     def _round(self) -> str:
         """Add what gains most; '' or the reason why nothing was added."""
@@ -212,37 +236,3 @@ class _Search:
             Interaction((a.label, b.label), self._estimate(values))
             for (a, b), values in zip(pairs, interactions(self.value, pairs), strict=True)
         )
-
-
-def interactions(value: Objective, pairs: Sequence[tuple[HeadId, HeadId]]) -> list[Float[np.ndarray, " prompt"]]:
-    """f(a, b) - f(a) - f(b) + f() of each pair, prompt by prompt."""
-    found = []
-    for a, b in pairs:
-        both, one, other, none = value([frozenset([a, b]), frozenset([a]), frozenset([b]), NONE])
-        found.append(both - one - other + none)
-    return found
-
-
-def pair_interactions(
-    heads: Iterable[HeadId], objective: Objective, *, level: float = 0.05, seed: int = 0
-) -> tuple[Interaction, ...]:
-    """The interaction of every pair of these heads, with its interval over all prompts.
-
-    Args:
-        objective: as in `grow_group`.
-        level: 1 - coverage of the intervals.
-    """
-    chosen = list(dict.fromkeys(heads))
-    pairs = list(combinations(chosen, 2))
-    value = Evaluations(objective)
-    value([NONE, *(frozenset([head]) for head in chosen), *map(frozenset, pairs)])
-    return tuple(
-        Interaction((a.label, b.label), estimate(values, level, seed))
-        for (a, b), values in zip(pairs, interactions(value, pairs), strict=True)
-    )
-
-
-def estimate(values: Float[np.ndarray, " prompt"], level: float, seed: int) -> Estimate:
-    """Mean over prompts, with its interval."""
-    low, high = bootstrap_interval(values[None], level=level, seed=seed)
-    return Estimate(float(moments(values[None])[1][0]), float(low[0]), float(high[0]))

@@ -33,10 +33,10 @@ from interp.hooks.names import HeadId, point_name
 from interp.hooks.reference import Reference
 from interp.hooks.rerun.change import apply, edits
 from interp.hooks.rerun.engine import BUDGET, Rerun
-from interp.hooks.rerun.layers import repeated
+from interp.hooks.rerun.layers import LayerRuns, repeated
 from interp.hooks.rerun.proof import distrust
-from interp.hooks.rerun.record import Record, record
-from interp.hooks.rerun.restart import Reached, entered
+from interp.hooks.rerun.record import record
+from interp.hooks.rerun.restart import Reached
 from interp.kernels.errors import InterpError
 
 if TYPE_CHECKING:
@@ -97,14 +97,19 @@ class Paths:
         return self.model.n_layers - 1 if self.to_logits else max(one.layer for one in self.receivers)
 
     @torch.no_grad()
-    def outputs(self, senders: Sequence[Sender]) -> Iterator[tuple[Sequence[int], Float[Tensor, "sender batch d_out"]]]:
-        """What the metric sees with the paths of each sender patched, on the CPU; some senders at a time, by number."""
+    def outputs(
+        self, senders: Sequence[Sender]
+    ) -> Iterator[tuple[Sequence[int], Float[Tensor, "sender batch d_out"], Float[Tensor, "batch d_out"]]]:
+        """What the metric sees with the paths of each sender patched, on the CPU; some senders at a time, by number.
+
+        Beside them stands what it sees of the base run, computed as they are.
+        """
         for numbers in self._groups(senders):
             group = [senders[number] for number in numbers]
             variants = [self._direct(one) for one in group] if self.to_logits else self._received(group)
             engine = Rerun(self.model, self.base, variants, self.read_at, columns=self.columns)
             for chunk in engine.plan(budget=self.budget).chunks:
-                yield [numbers[index] for index in chunk.variants], engine.run(chunk)
+                yield [numbers[index] for index in chunk.variants], engine.run(chunk), engine.clean
 
     def _groups(self, senders: Sequence[Sender]) -> list[Sequence[int]]:
         """Numbers of the senders that run step 2 together; earlier layers first, because a forward begins at one."""
@@ -203,9 +208,8 @@ class Paths:
         """A forward of all senders' prompts, from the first layer that changes to the last receiver."""
         adapter, batch = self.model.adapter, repeated(self.base, n)
         with ExitStack() as stack:
-            if first and isinstance(adapter, HuggingFaceAdapter) and self._recording is not None:
-                hidden = self._recording.named[point_name("hook_resid_pre", first)].repeat(n, 1, 1)
-                stack.enter_context(entered(adapter, first, hidden, self._recording.layer_tails))
+            if first and self._recorded is not None:
+                self._recorded.enter(stack, first, n)
             stack.enter_context(adapter.attached(hooks, batch))
             try:
                 adapter.forward(batch.inputs)
@@ -214,12 +218,12 @@ class Paths:
         raise AssertionError("a receiver did not run")
 
     @cached_property
-    def _recording(self) -> Record | None:
-        """The base run as forwards begin in it; None where this model must run from its first layer."""
+    def _recorded(self) -> LayerRuns | None:
+        """Forwards that begin inside the base run; None where this model must run from its first layer."""
         adapter = self.model.adapter
         if not isinstance(adapter, HuggingFaceAdapter) or "layers" in distrust(self.model):
             return None
-        return record(adapter, self.base, [], [])
+        return LayerRuns(adapter, record(adapter, self.base, [], []))
 
 
 def check_paths(model: HookedModel, through_mlps: bool) -> None:

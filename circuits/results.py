@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+import numpy as np
+
+from interp.circuits.files import encode_json, run_id
+from interp.circuits.tables import as_html, as_text
 from interp.kernels.errors import InterpError
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+    from interp.circuits.runfolder import RunFolder, RunWriter
 
 SCHEMA = 1
 PACKAGES = ("interp", "torch", "transformers", "transformer-lens", "numpy", "triton")
@@ -75,18 +80,68 @@ def environment() -> dict[str, str | None]:
     return {**package_versions(), "python": platform.python_version(), "platform": platform.platform()}
 
 
+R = TypeVar("R", bound="Result")
+"""`typing.Self`, which the run-time checks of the tests do not know in a class that is not checked as a whole."""
+
+
 class Result:
     """Base of every result: prints in a terminal and in a notebook, tabulates, plots, saves and loads.
 
-    A subclass is a frozen dataclass with a `run: RunInfo`, a class attribute `kind`, and the methods below.
+    A subclass is a frozen dataclass without an `__eq__` of its own (`eq=False`, `repr=False`) and with a `run: RunInfo`.
+
+    Attributes:
+        kind: what its folders are called in their manifest.
+        columns: of the printed table.
+        unasked: entries of the run's method that are no part of the question.
     """
 
     kind: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]]
+    unasked: ClassVar[frozenset[str]] = frozenset()
+
     run: RunInfo
+
+    @property
+    def run_id(self) -> str:
+        """Digest of what was asked: equal for equal model, task, method and seeds, on any device."""
+        model = {key: value for key, value in self.run.model.items() if key != "device"}
+        method = {key: value for key, value in self.run.method.items() if key not in self.unasked}
+        return run_id({"model": model, "task": self.run.task, "method": method, "seeds": self.run.seeds})
 
     def headline(self) -> str:
         """One sentence: what was found, or that nothing was."""
         raise NotImplementedError
+
+    def about(self) -> str:
+        """What was asked, in a few words."""
+        return ", ".join(str(part["name"]) for part in (self.run.model, self.run.task) if "name" in part)
+
+    def details(self) -> str:
+        """What a terminal shows behind that."""
+        return ""
+
+    def remarks(self) -> list[str]:
+        """Lines between headline and table."""
+        return []
+
+    def table(self) -> list[list[str]]:
+        """The printed table, in the order of `columns`."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        asked = self.about() + self.details()
+        name = f"{type(self).__name__}({asked})" if asked else type(self).__name__
+        return as_text(f"{name}: {self.headline()}", self.columns, self.table(), self.remarks())
+
+    def _repr_html_(self) -> str:
+        title = f"{self.about()}: {self.headline()}".removeprefix(": ")
+        return as_html(title, self.columns, self.table(), self.remarks())
+
+    def __eq__(self, other: object) -> bool:
+        """Equal in every field, missing numbers included."""
+        return is_same(self, other) if type(other) is type(self) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # arrays have no hash, and equality is by value
 
     def to_frame(self) -> pd.DataFrame:
         """Long table, one row an observation."""
@@ -96,9 +151,61 @@ class Result:
         """The result's main picture; never shown, only returned."""
         raise NotImplementedError
 
-    def save(self, folder: str | Path) -> Path:
-        """Write a run folder and return its path."""
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write a run folder; `overwrite` replaces a run that is there.
+
+        Raises:
+            InterpError: E204 the folder holds something else; E602 it cannot be written.
+        """
+        from interp.circuits.runfolder import RunFolder
+
+        return self.write(RunFolder.create(folder, overwrite=overwrite))
+
+    def write(self, writer: RunWriter) -> Path:
+        """Write all files; the manifest also holds the run's id, the headline, and what `write_files` gives."""
+        content = self.write_files(writer)
+        return writer.finish(self.kind, self.run, run_id=self.run_id, headline=self.headline(), **content).path
+
+    @classmethod
+    def load(cls: type[R], folder: str | Path) -> R:
+        """Read a run folder and check every file in it.
+
+        Raises:
+            InterpError: E204 no complete run; E701 a file is missing, changed or does not fit the others; E702 a
+                schema or kind that this version does not read.
+        """
+        from interp.circuits.runfolder import RunFolder
+
+        run = RunFolder.open(folder, cls.kind)
+        return cls(run=run.run, **cls.read_files(run))  # type: ignore[call-arg]
+
+    def write_files(self, writer: RunWriter) -> dict[str, Any]:
+        """Write files beside the manifest, and give further entries of it."""
         raise NotImplementedError
+
+    @classmethod
+    def read_files(cls, run: RunFolder) -> dict[str, Any]:
+        """All fields but the run, from what `write_files` wrote (E701)."""
+        raise NotImplementedError
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two fields are equal; missing numbers are, and in mappings tuples and the lists JSON makes of them."""
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other, equal_nan=True)
+    if isinstance(one, float):
+        return bool(one == other or (one != one and other != other))
+    if is_dataclass(one):
+        return type(one) is type(other) and all(
+            is_same(getattr(one, part.name), getattr(other, part.name)) for part in fields(one)
+        )
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(is_same, one, other))
+    if not isinstance(one, Mapping):
+        return bool(one == other)
+    if any(isinstance(value, np.ndarray) for value in one.values()):
+        return one.keys() == other.keys() and all(is_same(value, other[key]) for key, value in one.items())
+    return encode_json(one) == encode_json(other)
 
 
 def check_schema(data: Mapping[str, Any], where: str | Path, kind: str) -> None:
@@ -112,8 +219,3 @@ def check_schema(data: Mapping[str, Any], where: str | Path, kind: str) -> None:
         )
     if data.get("kind") != kind:
         raise InterpError("E702", f"a {data.get('kind')!r} result, not {kind!r}", where=str(where))
-
-
-def to_json(data: Any) -> str:
-    """Canonical JSON: sorted keys, no NaN (non-finite numbers must become null before), newline at the end."""
-    return json.dumps(data, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

@@ -5,17 +5,18 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from interp.hooks.adapters.base import Adapter, Fired, Hooks, MidStream, fire_at
+from interp.hooks.adapters.base import Adapter, Fired, Hooks, MidStream, fire_at, replaced_heads
 from interp.hooks.adapters.probe_inputs import probe_inputs
 from interp.hooks.adapters.projections import Projection
-from interp.hooks.adapters.registry import SITES, AttentionSite, registered
+from interp.hooks.adapters.proof import close, prove
+from interp.hooks.adapters.registry import MASKLESS, NAME, OPERATOR, SITES, AttentionSite, registered
 from interp.hooks.adapters.structure import Block, Tower, find_towers
 from interp.hooks.batch import Batch
 from interp.hooks.reader import answers_at_mask, n_positions
@@ -27,6 +28,7 @@ REGISTRY_KINDS = {
     "attn.hook_v": "attn.registry_v",
     "attn.hook_attn_scores": "attn.hook_attn_scores",
     "attn.hook_pattern": "attn.hook_pattern",
+    OPERATOR: OPERATOR,
 }
 """Hook points served inside the attention call. Without rotary positions, `hook_q` and `hook_k` are served there too."""
 
@@ -43,8 +45,6 @@ class HuggingFaceAdapter(Adapter):
     """Hooks for one transformers model. See `interp.hooks.adapters.base.Adapter`."""
 
     def __init__(self, model: nn.Module) -> None:
-        from interp.hooks.adapters.proof import prove
-
         self.model = model
         self.config: Any = model.config
         self.towers = {tower.name: tower for tower in find_towers(model)}
@@ -70,6 +70,7 @@ class HuggingFaceAdapter(Adapter):
         self.probe_inputs = probe_inputs(model)
         self.position_ids = self._position_rule()
         self.output_name = ""
+        self.available = {}
         self.available, self.refused = prove(self)
         self.heads = {name: tower.heads for name, tower in self.towers.items()}
         self.kv_heads = {name: tower.kv_heads for name, tower in self.towers.items()}
@@ -77,8 +78,6 @@ class HuggingFaceAdapter(Adapter):
     @torch.no_grad()
     def _position_rule(self) -> str:
         """How left padding is told to this model; position ids are told only where counting from 0 changes nothing."""
-        from interp.hooks.adapters.proof import close
-
         if self.config.model_type in READS_MASK:
             return "mask"
         if "position_ids" not in self.takes or "input_ids" not in self.probe_inputs:
@@ -141,26 +140,40 @@ class HuggingFaceAdapter(Adapter):
     def attached(self, hooks: Hooks, batch: Batch | None) -> Iterator[Fired]:
         """Hooks are in place inside the block and gone after it, also after an error."""
         fired: Fired = Counter()
-        grouped: dict[tuple[str, int | None], dict[str, Callable[..., Tensor]]] = {}
+        grouped: dict[tuple[str, int | None], dict[str, partial[Tensor]]] = {}
         for name, functions in hooks.items():
             point = self.available[name]
             grouped.setdefault((point.tower, point.layer), {})[point.kind] = partial(
                 fire_at, functions, point, batch, fired
             )
         with ExitStack() as stack:
-            uses_registry = False
+            in_call: set[str] = set()
             for (tower, layer), fires in grouped.items():
                 if layer is None:
                     _attach_tower(stack, self.towers[tower], fires, batch.size if batch else 1)
                 else:
-                    uses_registry |= self._attach_block(stack, tower, layer, fires, batch.size if batch else 1)
-            stack.enter_context(registered(self.configs) if uses_registry else nullcontext())
+                    in_call |= self._attach_block(stack, tower, layer, fires, batch.size if batch else 1)
+            if in_call:
+                stack.enter_context(self._registered(in_call))
             yield fired
 
+    @contextmanager
+    def _registered(self, kinds: set[str]) -> Iterator[None]:
+        """The attention function is ours; masks of T x T are made only where something may read them."""
+        maskless = kinds == {OPERATOR}
+        try:
+            for site, _ in self.sites():
+                site.is_maskless = maskless
+            with registered(self.configs, MASKLESS if maskless else NAME):
+                yield
+        finally:
+            for site, _ in self.sites():
+                site.is_maskless = False
+
     def _attach_block(
-        self, stack: ExitStack, tower: str, layer: int, fires: dict[str, Callable[..., Tensor]], size: int
-    ) -> bool:
-        """Hook one layer that runs `size` prompts; True where the attention function itself is needed."""
+        self, stack: ExitStack, tower: str, layer: int, fires: dict[str, partial[Tensor]], size: int
+    ) -> set[str]:
+        """Hook one layer that runs `size` prompts; gives back the kinds that need the attention function itself."""
         block = self.block(layer, tower)
         in_call: dict[str, Callable[..., Tensor]] = {}
         for kind, fire in fires.items():
@@ -188,8 +201,9 @@ class HuggingFaceAdapter(Adapter):
             stack.callback(site.clear)
             stack.callback(block.attn.register_forward_pre_hook(site.enter, with_kwargs=True).remove)
             site.kinds = frozenset(in_call)
+            site.replaced = replaced_heads(fires[OPERATOR].args[0]) if OPERATOR in fires else frozenset()
             site.fire = lambda kind, *args: in_call[kind](*args)
-        return bool(in_call)
+        return set(in_call)
 
 
 def _attach_attention_write(
@@ -203,7 +217,7 @@ def _attach_attention_write(
         _on_output(stack, block.attn_write, stream.shift)
 
 
-def _attach_tower(stack: ExitStack, tower: Tower, fires: dict[str, Callable[..., Tensor]], size: int) -> None:
+def _attach_tower(stack: ExitStack, tower: Tower, fires: Mapping[str, Callable[..., Tensor]], size: int) -> None:
     """Hook the points outside the layers; one table of positions for all prompts is shown once for each of `size`."""
     modules = {"hook_embed": tower.embed, "hook_pos_embed": tower.pos_embed, "ln_final.hook_scale": tower.final_norm}
     for kind, fire in fires.items():
@@ -313,18 +327,3 @@ def attention_configs(model: nn.Module) -> list[Any]:
         if hasattr(getattr(module, "config", None), "_attn_implementation_internal")
     }
     return list(owners.values())
-
-
-@torch.no_grad()
-def count_calls(adapter: HuggingFaceAdapter, inputs: Mapping[str, Any]) -> dict[tuple[str, int], int]:
-    """How often each layer called the registered attention function in one forward."""
-    with ExitStack() as stack:
-        for site, block in adapter.sites():
-            stack.callback(block.attn.register_forward_pre_hook(site.enter, with_kwargs=True).remove)
-        stack.enter_context(registered(adapter.configs))
-        adapter.forward(inputs)
-    return {
-        (name, layer): SITES[block.attn].calls
-        for name, tower in adapter.towers.items()
-        for layer, block in tower.blocks.items()
-    }

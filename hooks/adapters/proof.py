@@ -9,24 +9,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from interp.hooks.adapters.base import HookContext
+from interp.hooks.adapters.base import Fired, HookContext, Hooks
 from interp.hooks.adapters.projections import Projection, candidates
-from interp.hooks.adapters.registry import SITES
+from interp.hooks.adapters.registry import OPERATOR, SITES, AttentionSite, registered
 from interp.hooks.adapters.structure import Block, Tower, with_measured_heads
+from interp.hooks.batch import Batch
 from interp.hooks.capture import Recorder
 from interp.hooks.names import POINTS, TOWER_POINTS, PointId
 
-if TYPE_CHECKING:
-    from interp.hooks.adapters.huggingface import HuggingFaceAdapter
-
-IN_CALL = ("attn.hook_rot_q", "attn.hook_rot_k", "attn.hook_v", "attn.hook_attn_scores", "attn.hook_pattern")
+IN_CALL = ("attn.hook_rot_q", "attn.hook_rot_k", "attn.hook_v", "attn.hook_attn_scores", "attn.hook_pattern", OPERATOR)
 WRITES = ("hook_attn_out", "hook_mlp_out", "hook_resid_mid")
 DERIVED = "attn.hook_result"
 
@@ -45,11 +43,33 @@ Points = dict[str, PointId]
 Refusals = dict[str, str]
 
 
-@torch.no_grad()
-def prove(adapter: HuggingFaceAdapter) -> tuple[Points, Refusals]:
-    """The hook points that hold on this model, and the reason for each one that does not."""
-    from interp.hooks.adapters.huggingface import count_calls
+@runtime_checkable
+class Provable(Protocol):
+    """An adapter of a transformers model before its points are proven; `proof` fills in what the numbers tell it."""
 
+    towers: dict[str, Tower]
+    configs: list[Any]
+    available: Mapping[str, PointId]
+    projections: dict[tuple[str, int], dict[str, Projection]]
+    rotary: set[tuple[str, int]]
+    probe_inputs: Mapping[str, Tensor]
+
+    def sites(self) -> Iterator[tuple[AttentionSite, Block]]:
+        """Every attention module with what the registered function keeps for it."""
+        ...
+
+    def attached(self, hooks: Hooks, batch: Batch | None) -> AbstractContextManager[Fired]:
+        """Hooks are in place inside the block."""
+        ...
+
+    def forward(self, inputs: Mapping[str, Any]) -> Tensor:
+        """The output of one forward."""
+        ...
+
+
+@torch.no_grad()
+def prove(adapter: Provable) -> tuple[Points, Refusals]:
+    """The hook points that hold on this model, and the reason for each one that does not."""
     inputs = adapter.probe_inputs
     calls = count_calls(adapter, inputs)
     _measure_heads(adapter)
@@ -70,6 +90,21 @@ def prove(adapter: HuggingFaceAdapter) -> tuple[Points, Refusals]:
     return {name: point for name, point in adapter.available.items() if name not in refused}, refused
 
 
+@torch.no_grad()
+def count_calls(adapter: Provable, inputs: Mapping[str, Any]) -> dict[tuple[str, int], int]:
+    """How often each layer called the registered attention function in one forward."""
+    with ExitStack() as stack:
+        for site, block in adapter.sites():
+            stack.callback(block.attn.register_forward_pre_hook(site.enter, with_kwargs=True).remove)
+        stack.enter_context(registered(adapter.configs))
+        adapter.forward(inputs)
+    return {
+        (name, layer): SITES[block.attn].calls
+        for name, tower in adapter.towers.items()
+        for layer, block in tower.blocks.items()
+    }
+
+
 def _guesses(tower: Tower) -> Iterator[PointId]:
     for kind in POINTS:
         if kind in TOWER_POINTS:
@@ -78,7 +113,7 @@ def _guesses(tower: Tower) -> Iterator[PointId]:
             yield from (PointId(tower.name, kind, layer) for layer in tower.blocks)
 
 
-def _measure_heads(adapter: HuggingFaceAdapter) -> None:
+def _measure_heads(adapter: Provable) -> None:
     """Head counts as the attention call showed them, where it was called."""
     for name, tower in adapter.towers.items():
         blocks = {
@@ -88,7 +123,7 @@ def _measure_heads(adapter: HuggingFaceAdapter) -> None:
         adapter.towers[name] = replace(tower, blocks=blocks)
 
 
-def _missing(adapter: HuggingFaceAdapter, point: PointId, calls: Mapping[tuple[str, int], int]) -> str | None:
+def _missing(adapter: Provable, point: PointId, calls: Mapping[tuple[str, int], int]) -> str | None:
     """The reason why a point cannot even be tried."""
     from interp.hooks.adapters.huggingface import EPSILONS
 
@@ -112,12 +147,14 @@ def _missing(adapter: HuggingFaceAdapter, point: PointId, calls: Mapping[tuple[s
     return None
 
 
-def _observe(adapter: HuggingFaceAdapter, inputs: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
+def _observe(adapter: Provable, inputs: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
     """One forward with everything recorded: hook points by name, and projection outputs by module identity."""
     recorder = Recorder()
     outputs: dict[int, Tensor] = {}
     names = [
-        name for name, point in adapter.available.items() if point.kind not in (DERIVED, "attn.hook_q", "attn.hook_k")
+        name
+        for name, point in adapter.available.items()
+        if point.kind not in (DERIVED, OPERATOR, "attn.hook_q", "attn.hook_k")
     ]
     with ExitStack() as stack:
         for tower in adapter.towers.values():
@@ -139,7 +176,7 @@ def close(a: Tensor, b: Tensor) -> bool:
 
 
 def _disproved(
-    adapter: HuggingFaceAdapter, tower: Tower, block: Block, seen: Mapping[str, Tensor], outputs: Mapping[int, Tensor]
+    adapter: Provable, tower: Tower, block: Block, seen: Mapping[str, Tensor], outputs: Mapping[int, Tensor]
 ) -> Iterator[tuple[str, str]]:
     """(kind, reason) of every point of this layer that the numbers refute."""
 
@@ -174,7 +211,7 @@ def _rebuilt(block: Block, resid_pre: Tensor, attn_out: Tensor, mlp_out: Tensor 
 
 
 def _projection_points(
-    adapter: HuggingFaceAdapter, tower: Tower, block: Block, v: Tensor, q: Tensor | None, outputs: Mapping[int, Tensor]
+    adapter: Provable, tower: Tower, block: Block, v: Tensor, q: Tensor | None, outputs: Mapping[int, Tensor]
 ) -> Iterator[tuple[str, str]]:
     """Keep the projections whose v is the v that attention got; their q then tells whether positions are rotary."""
     key = (tower.name, block.layer)
@@ -194,9 +231,7 @@ def _holds(projection: Projection, outputs: Mapping[int, Tensor], value: Tensor)
     return output is not None and close(projection.view(output), value)
 
 
-def _is_parallel(
-    adapter: HuggingFaceAdapter, tower: Tower, inputs: Mapping[str, Any], seen: Mapping[str, Tensor]
-) -> bool:
+def _is_parallel(adapter: Provable, tower: Tower, inputs: Mapping[str, Any], seen: Mapping[str, Tensor]) -> bool:
     """Does the MLP of the first layer with attention ignore a change of the attention's output?"""
     layer = min(tower.blocks)
     write, read = (PointId(tower.name, kind, layer).name for kind in ("hook_attn_out", "hook_mlp_out"))

@@ -180,6 +180,9 @@ class Rerun:
             self._narrowed(read_output(output, self.batch, self.read_at)) if head is None else output[:, 0].cpu()
         )
         self.why_layers = reason.get("nodes") or self._why_not_nodes(edited)
+        whole = self.why_layers or any(isinstance(one, str) or one.needs_attention for one in self.firsts)
+        if self.proven and not whole:
+            self.recording.side_outputs.clear()  # no forward will ask for them
         return ""
 
     @property
@@ -286,9 +289,9 @@ class Rerun:
 
     def _flops(self, chunk: Chunk) -> int:
         """Of one variant."""
-        if self._cost is None or chunk.route in ("nothing", "forward"):
+        if self._cost is None or chunk.route == "nothing":
             return 0
-        if chunk.route == "layers":
+        if chunk.route in ("layers", "forward"):
             return 2 * self._cost.forward(self.batch.size, self._width, chunk.layer)
         assert chunk.first is not None and chunk.touched is not None
         return 2 * self._node_runs[chunk.is_shared].operations(self._cost, chunk.first, chunk.touched)

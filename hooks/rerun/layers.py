@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from interp.hooks.adapters.base import HookContext, HookFn, run_hooks
 from interp.hooks.adapters.huggingface import HuggingFaceAdapter
@@ -18,7 +20,7 @@ from interp.hooks.batch import Batch
 from interp.hooks.names import PointId, point_name
 from interp.hooks.rerun.change import Edits, Z
 from interp.hooks.rerun.record import Record
-from interp.hooks.rerun.restart import Reached, entered
+from interp.hooks.rerun.restart import Reached, entered, replaced
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +42,7 @@ class LayerRuns:
         batch = repeated(self.record.batch, len(variants))
         hooks = {point.name: [partial(_each, self.record.batch, functions)] for point, functions in _grouped(variants)}
         with ExitStack() as stack:
-            self._enter(stack, layer, len(variants))
+            self.enter(stack, layer, len(variants))
             stack.enter_context(self.adapter.attached(hooks, batch))
             return self.adapter.forward(batch.inputs)
 
@@ -57,7 +59,7 @@ class LayerRuns:
         by_name: dict[str, list[HookFn]] = {point.name: list(functions) for point, functions in hooks.items()}
         by_name.setdefault(name, []).append(keep)
         with ExitStack() as stack:
-            self._enter(stack, layer, 1)
+            self.enter(stack, layer, 1)
             stack.enter_context(self.adapter.attached(by_name, self.record.batch))
             try:
                 self.adapter.forward(self.record.batch.inputs)
@@ -65,10 +67,22 @@ class LayerRuns:
                 return seen[0]
         raise AssertionError("the attention of this layer did not run")
 
-    def _enter(self, stack: ExitStack, layer: int, n: int) -> None:
+    def enter(self, stack: ExitStack, layer: int, n: int) -> None:
+        """Until the stack closes, forwards of the batch `n` times over begin at this layer."""
+        for module, output in self.record.side_outputs.items():
+            stack.enter_context(replaced(module, partial(_returned, stacked(output, n))))
         if layer:
             hidden = self.record.named[point_name("hook_resid_pre", layer)].repeat(n, 1, 1)
             stack.enter_context(entered(self.adapter, layer, hidden, self.record.layer_tails))
+
+
+def stacked(output: Any, n: int) -> Any:
+    """A module's output `n` times over, in containers of its own: whoever gets one may change what is in it."""
+    return tree_map_only(Tensor, lambda value: value if n == 1 else value.repeat(n, *[1] * (value.ndim - 1)), output)
+
+
+def _returned(output: Any, *_: Any, **__: Any) -> Any:
+    return output
 
 
 def repeated(batch: Batch, n: int) -> Batch:

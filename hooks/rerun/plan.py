@@ -61,7 +61,7 @@ class Plan:
 
     Attributes:
         chunks: in the order in which they run.
-        naive_flops: of one full forward a variant.
+        naive_flops: of one full forward a variant; 0 where the cost of this model is not known.
         recorded: bytes of the recorded run.
         budget: bytes that were allowed.
     """
@@ -99,9 +99,10 @@ class Plan:
         return tuple(dict.fromkeys(chunk.why for chunk in self.chunks if chunk.why))
 
     def __str__(self) -> str:
+        operations = f"{self.flops / 1e9:.4g} GFLOP instead of {self.naive_flops / 1e9:.4g}"
         lines = [
             f"{self.n_variants} variants in {len(self.chunks)} runs instead of as many forwards",
-            f"{self.flops / 1e9:.4g} GFLOP instead of {self.naive_flops / 1e9:.4g}",
+            *([operations] if self.naive_flops else []),
             f"{self.peak / 2**20:.4g} MiB at most, of {self.budget / 2**20:.4g} allowed",
             *(f"{count} variants: {ROUTES[route]}" for route, count in self.routes.items()),
             *self.reasons,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from interp.hooks.adapters.huggingface import HuggingFaceAdapter
 from interp.hooks.adapters.registry import SITES, compute, is_written_out
@@ -18,7 +19,7 @@ from interp.hooks.batch import Batch
 from interp.hooks.capture import Recorder
 from interp.hooks.names import point_name
 from interp.hooks.rerun.attention import Call
-from interp.hooks.rerun.restart import Tail, attending, layers, output_layer, replaced, tail
+from interp.hooks.rerun.restart import Tail, attending, layers, output_layer, replaced, side_modules, tail
 from interp.hooks.rerun.tree import Tree
 
 
@@ -33,6 +34,7 @@ class Record:
         calls: what each layer's attention was called with.
         layer_tails, attention_tails: what these modules returned beside their first tensor, see `restart.tail`.
         attention_outputs: the first tensor of the attention modules of edited layers [batch pos d].
+        side_outputs: what modules of other towers returned before the main one began: no edit of its layers reaches it.
     """
 
     batch: Batch
@@ -44,12 +46,15 @@ class Record:
     layer_tails: dict[int, Tail] = field(default_factory=dict)
     attention_tails: dict[int, Tail] = field(default_factory=dict)
     attention_outputs: dict[int, Tensor] = field(default_factory=dict)
+    side_outputs: dict[nn.Module, Any] = field(default_factory=dict)
 
     @property
     def n_bytes(self) -> int:
         """What it holds."""
         calls = (tensor for call in self.calls.values() for tensor in (call.k, call.v, call.mask) if tensor is not None)
-        held = {id(t.untyped_storage()): t for t in (*self.named.values(), *self.attention_outputs.values(), *calls)}
+        side = (leaf for leaf in tree_leaves(list(self.side_outputs.values())) if isinstance(leaf, Tensor))
+        tensors = (*self.named.values(), *self.attention_outputs.values(), *calls, *side)
+        held = {id(t.untyped_storage()): t for t in tensors}
         return self.output.untyped_storage().nbytes() + sum(t.untyped_storage().nbytes() for t in held.values())
 
 
@@ -75,6 +80,8 @@ def record(
     with ExitStack() as stack:
         for index, module in enumerate(modules):
             _keep_output(stack, module, found.layer_tails, None, index)
+        for module in side_modules(adapter):
+            stack.callback(module.register_forward_hook(partial(_keep_side, found)).remove)
         for index in sorted(set(edited)):
             _keep_output(stack, adapter.block(index).attn, found.attention_tails, found.attention_outputs, index)
         stack.enter_context(adapter.attached({name: [recorder] for name in dict.fromkeys([*entries, *names])}, batch))
@@ -83,6 +90,7 @@ def record(
         if head is not None:
             stack.enter_context(replaced(output_layer(adapter), head))
         found.output = adapter.forward(batch.inputs)
+    found.side_outputs = {module: output for module, output in found.side_outputs.items() if output is not None}
     found.named = recorder.tensors()
     _, found.width, found.d_model = found.named[entries[0]].shape
     return found
@@ -97,6 +105,11 @@ def _keep_output(
             values[index] = output if isinstance(output, Tensor) else output[0]
 
     stack.callback(module.register_forward_hook(keep).remove)
+
+
+def _keep_side(found: Record, module: nn.Module, _: Any, output: Any) -> None:
+    alone = not found.layer_tails and module not in found.side_outputs
+    found.side_outputs[module] = tree_map(lambda leaf: leaf, output) if alone else None  # the model may change its own
 
 
 def _remember(

@@ -42,6 +42,17 @@ def layers(adapter: HuggingFaceAdapter, tower: str = "") -> list[nn.Module]:
     return list(adapter.model.get_submodule(adapter.towers[tower].path).children())
 
 
+def side_modules(adapter: HuggingFaceAdapter) -> list[nn.Module]:
+    """The largest modules that hold other towers and nothing of the main one, such as what makes features of images."""
+    main = adapter.towers[""].path.split(".")
+    paths = set()
+    for tower in (tower for name, tower in adapter.towers.items() if name):
+        parts = tower.path.split(".")
+        common = next(n for n, part in enumerate(parts) if main[n : n + 1] != [part])
+        paths.add(".".join(parts[: common + 1]))
+    return [adapter.model.get_submodule(path) for path in sorted(paths)]
+
+
 def output_layer(adapter: HuggingFaceAdapter) -> Any:
     """The linear layer whose outputs are logits; None where the model has none."""
     model: Any = adapter.model

@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.ablation.result import PromptRecord
+from interp.circuits.prompt_results import PromptRecord
 from interp.hooks.metrics import Metric
 from interp.hooks.metrics import metric as find_metric
 from interp.hooks.names import HeadId, point_name
 from interp.hooks.pairs import Pairs, piece, tokenise
 from interp.kernels.errors import InterpError
-from interp.tasks.base import Task
+from interp.tasks.base import Task, TaskExamples
 from interp.tasks.file import FileTask
 
 if TYPE_CHECKING:
@@ -65,6 +65,18 @@ def tokenised(
         first_token=first_token,
         strict=isinstance(task, FileTask),
     )
+
+
+def task_record(task: Task, found: TaskExamples, pairs: Pairs, metric: Metric) -> dict[str, Any]:
+    """`RunInfo.task`: what was asked of how many prompts."""
+    return {
+        **task.to_dict(),
+        "metric": metric.name,
+        "metric_unit": metric.unit,
+        "higher_is_better": metric.higher_is_better,
+        "kept": len(pairs),
+        "dropped": len(found.drops) + len(pairs.drops),
+    }
 
 
 def shown_patterns(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +11,6 @@ from jaxtyping import Float
 
 from interp.ablation.result import AblationResult
 from interp.ablation.tables import position_spec
-from interp.ablation.text import counted, number
 from interp.circuits.evidence import (
     benjamini_hochberg,
     bootstrap_interval,
@@ -20,6 +18,7 @@ from interp.circuits.evidence import (
     sign_flip_p,
     smallest_p,
 )
+from interp.circuits.tables import as_html, as_text, counted, interval, listed, number
 from interp.kernels.errors import InterpError, InterpErrors
 
 COLUMNS = ("head", "first", "second", "change", "interval", "q", "changed")
@@ -76,9 +75,10 @@ class RunDiff:
             return f"Too few shared prompts for a claim about any head {between} ({over})."
         if not changed:
             return f"No head's effect differs {between} ({over})."
-        named = ", ".join(f"{row.label} {number(row.change, signed=True)} {interval(row)}" for row in changed[:5])
-        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-        return f"{counted(len(changed), 'head')} changed {between} (5 % false discoveries; {over}): {named}{more}."
+        named = [
+            f"{row.label} {number(row.change, signed=True)} {interval(row.ci_low, row.ci_high)}" for row in changed
+        ]
+        return f"{counted(len(changed), 'head')} changed {between} (5 % false discoveries; {over}): {listed(named)}."
 
     def top(self, k: int = 5) -> tuple[HeadChange, ...]:
         """Heads that changed first, then by size of the change."""
@@ -92,13 +92,11 @@ class RunDiff:
         return pd.DataFrame(self.heads, columns=HeadChange._fields)
 
     def __repr__(self) -> str:
-        lines = ["  ".join(cells(row)) for row in self.top()]
-        return "\n  ".join([f"RunDiff({self.task}, {self.metric}): {self.headline()}", "  ".join(COLUMNS), *lines])
+        title = f"RunDiff({self.task}, {self.metric}): {self.headline()}"
+        return as_text(title, COLUMNS, [cells(row) for row in self.top()])
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS)
-        rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells(row))}</tr>" for row in self.top())
-        return f"<p>{escape(self.headline())}</p><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        return as_html(self.headline(), COLUMNS, [cells(row) for row in self.top()])
 
 
 def compare(first: AblationResult, second: AblationResult, *, level: float = LEVEL, seed: int = 0) -> RunDiff:
@@ -192,12 +190,7 @@ def _notes(first: AblationResult, second: AblationResult, labels: Sequence[str],
     return tuple(notes)
 
 
-def interval(row: HeadChange) -> str:
-    """Ends of the interval of a change."""
-    return "no interval" if np.isnan(row.ci_low) else f"[{number(row.ci_low)}, {number(row.ci_high)}]"
-
-
 def cells(row: HeadChange) -> Sequence[str]:
     """One head's line of the table, in the order of `COLUMNS`."""
     means = (number(value, signed=True) for value in (row.first, row.second, row.change))
-    return (row.label, *means, interval(row), number(row.q), "yes" if row.changed else "no")
+    return (row.label, *means, interval(row.ci_low, row.ci_high), number(row.q), "yes" if row.changed else "no")

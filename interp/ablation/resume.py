@@ -27,7 +27,7 @@ def resume(
     Args:
         folder: of the run.
         new_run: start over in this folder instead, with the same request and today's code, model and data.
-        progress: called with (forwards done, forwards in all).
+        progress: called with (edits of a batch done, all of them).
         execution: fields of `Execution` that are to be other than when the run was started.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.circuits.controls import matched_controls
+from interp.circuits.controls import grouped, matched_controls
 from interp.hooks.batch import Batch
 from interp.hooks.metrics import Metric
 from interp.hooks.naive import batches
@@ -29,7 +30,11 @@ class Shared:
     def __init__(self, model: HookedModel, pairs: Pairs, metric: Metric, batch_size: int) -> None:
         self.model, self.pairs, self.batch_size = model, pairs, batch_size
         self.question = Question.of(pairs, metric)
-        self.clean = self.question.clean(model, 0, len(pairs), batch_size)
+
+    @cached_property
+    def clean(self) -> Float[Tensor, "prompt d_out"]:
+        """Output of the untouched model."""
+        return self.question.clean(self.model, 0, len(self.pairs), self.batch_size)
 
     @property
     def baseline(self) -> Float[Tensor, " prompt"]:
@@ -125,9 +130,5 @@ class Controls:
             head: tuple(pool[index].label for index in indices) if head in wanted else ()
             for head, indices in zip(pool, matched.indices, strict=True)
         }
-        noted: dict[str, list[str]] = {}
-        for head, note in zip(pool, matched.notes, strict=True):
-            if note and head in wanted:
-                noted.setdefault(note, []).append(head.label)
-        notes = tuple(f"{', '.join(found)}: {note}" for note, found in noted.items())
+        notes = grouped((head.label, note) for head, note in zip(pool, matched.notes, strict=True) if head in wanted)
         return cls(measured, tuple(labels[head] for head in measured), notes)

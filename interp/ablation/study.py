@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,14 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from interp.ablation.asking import choose_metric, finite_notes, prompt_records, shown_patterns, tokenised
+from interp.ablation.asking import (
+    choose_metric,
+    finite_notes,
+    prompt_records,
+    shown_patterns,
+    task_record,
+    tokenised,
+)
 from interp.ablation.result import AblationResult
 from interp.ablation.settings import OPERATORS, Settings
 from interp.ablation.shared import Controls, Shared
@@ -23,8 +30,10 @@ from interp.hooks.names import parse_head, parse_heads
 from interp.hooks.pairs import Pairs
 from interp.hooks.probe import CanaryRow, canary
 from interp.sweeps.code import code_version
-from interp.sweeps.job import Job
+from interp.sweeps.job import Job, make_work
+from interp.sweeps.rerun import RerunWork
 from interp.sweeps.units import CHUNK, Unit, cut
+from interp.sweeps.work import NaiveWork
 from interp.tasks.base import Task, TaskExamples
 
 if TYPE_CHECKING:
@@ -41,6 +50,7 @@ class Study:
         proof: canary of the edits.
         controls: heads that are measured, and controls of each.
         job: prompts, metric and one variant a measured head.
+        work: what computes the job in this process; it keeps what it recorded for the baseline.
         way: how it will be computed, in words.
     """
 
@@ -53,6 +63,7 @@ class Study:
     proof: tuple[CanaryRow, ...]
     controls: Controls
     job: Job
+    work: NaiveWork | RerunWork
     way: str
     command: str = ""
 
@@ -81,10 +92,12 @@ class Study:
             Ablate(heads=(head,), operator=settings.bare_operator, reference=reference, positions=settings.positions)
             for head, reference in shared.references(controls.measured, settings.operator)
         )
-        job = Job(shared.question, variants, settings.batch_size, shared.baseline, settings.engine, settings.memory)
-        work = job.work(model)
-        job = replace(job, baseline=torch.from_numpy(work.baseline()))
-        return cls(model, task, settings, measure, found, pairs, proof, controls, job, work.description(), command)
+        how = (settings.engine, settings.memory)
+        work = make_work(model, shared.question, variants, settings.batch_size, *how)
+        job = Job(shared.question, variants, settings.batch_size, torch.from_numpy(work.baseline()), *how)
+        return cls(
+            model, task, settings, measure, found, pairs, proof, controls, job, work, work.description(), command
+        )
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -170,18 +183,11 @@ class Study:
 
     def _run(self, warnings: tuple[str, ...], started: str, seconds: float) -> RunInfo:
         """Provenance."""
-        settings, metric = self.settings, self.metric
+        settings = self.settings
         positions = settings.positions
         return RunInfo(
             model=self.model.describe(),
-            task={
-                **self.task.to_dict(),
-                "metric": metric.name,
-                "metric_unit": metric.unit,
-                "higher_is_better": metric.higher_is_better,
-                "kept": len(self.pairs),
-                "dropped": len(self.found.drops) + len(self.pairs.drops),
-            },
+            task=task_record(self.task, self.found, self.pairs, self.metric),
             method={
                 "kind": "ablation",
                 "operator": settings.operator,

@@ -13,7 +13,6 @@ import torch
 
 from interp.ablation.request import Request
 from interp.ablation.result import AblationResult
-from interp.ablation.store import write
 from interp.ablation.study import Study
 from interp.circuits.runfolder import RunFolder
 from interp.hooks.naive import Progress
@@ -31,10 +30,10 @@ from interp.sweeps.work import Values
 def in_memory(study: Study, progress: Progress | None) -> tuple[Values, tuple[str, ...]]:
     """The whole table, kept nowhere else, and notes on how it was computed."""
     values = np.empty((len(study.labels), len(study.pairs)))
-    work, total, done = study.job.work(study.model), sum(unit.shape[0] for unit in study.units), 0
+    total, done = sum(unit.shape[0] for unit in study.units), 0
     halvings = 0
     for unit in study.units:
-        (table,), more = run_units(work, [unit])
+        (table,), more = run_units(study.work, [unit])
         halvings += more
         values[unit.first : unit.last, unit.start : unit.stop] = table
         done += unit.shape[0]
@@ -45,7 +44,7 @@ def in_memory(study: Study, progress: Progress | None) -> tuple[Values, tuple[st
 
 def planned(study: Study, execution: Execution) -> tuple[Plan, Estimate]:
     """The plan of a sweep and what it will cost; one unit is run for that, and nothing is written."""
-    found = probe(study.job.work(study.model), study.units)
+    found = probe(study.work, study.units)
     n_shards = execution.shards or shards_for(found, study.units, execution.workers)
     plan = Plan.make(study.config(execution.threads), study.units, n_shards, study.labels, study.prompt_ids)
     job_bytes = len(study.job.to_bytes())
@@ -88,7 +87,7 @@ def on_disk(
                     overwrite=overwrite,
                 )
             folder.write_job(study.job.to_bytes())
-            values, actual = run(folder, execution.open(study.model, study.job), progress)
+            values, actual = run(folder, execution.open(study.model, study.job, study.work), progress)
             result = study.result(
                 values,
                 started=started,
@@ -96,7 +95,7 @@ def on_disk(
                 sweep=record(folder, execution, actual),
                 notes=notes(folder, actual),
             )
-            write(result, folder.writer())
+            result.write(folder.writer())
     return result
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
-from interp.ablation.result import TOP, AblationResult, HeadEffect, PromptRecord
+from interp.ablation.result import AblationResult
+from interp.attribution.text import headline
 from interp.circuits.evidence import Evidence, judge
-from interp.circuits.files import encode_json, run_id
-from interp.circuits.results import Result, RunInfo
+from interp.circuits.prompt_results import PromptRecord, PromptResult, read_arrays
+from interp.circuits.results import RunInfo
+from interp.circuits.runfolder import RunFolder, RunWriter
+from interp.circuits.tables import counted, number
 from interp.circuits.writes import Part
 from interp.hooks.examples import Drop
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class AttributionResult(Result):
+class AttributionResult(PromptResult):
     """Per-prompt logit difference, split over what the parts of a model wrote directly towards it.
 
     Positive means the part writes towards the answer. What a part does through later parts is in their shares, so a
@@ -43,7 +45,10 @@ class AttributionResult(Result):
             the head. Empty where the model does not expose patterns (then `run.warnings` says why).
     """
 
-    kind: ClassVar[str] = "attribution"
+    kind = "attribution"
+    columns = ("part", "share", "interval", "controls", "q", "claimed", "note")
+    numbers = ("logit_diff", "values")
+    unasked = frozenset({"largest_remainder"})
 
     run: RunInfo
     parts: tuple[Part, ...]
@@ -55,13 +60,14 @@ class AttributionResult(Result):
     sources: Mapping[str, Float[np.ndarray, "head key_pos"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("logit_diff", "values"):
-            numbers = np.asarray(getattr(self, name), dtype=np.float64)
-            object.__setattr__(self, name, np.where(np.isfinite(numbers), numbers, np.nan))
-        assert self.values.shape == (len(self.parts), len(self.prompts)), f"values of shape {self.values.shape}"
+        super().__post_init__()
         assert len(self.controls) == len(self.parts), f"{len(self.controls)} control sets, {len(self.parts)} parts"
         assert set().union(*self.controls) <= set(self.heads), "a control head has no share"
         assert set(self.sources) <= {prompt.id for prompt in self.prompts}, "sources of a prompt that was not kept"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(part.label for part in self.parts)
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -69,17 +75,15 @@ class AttributionResult(Result):
         return tuple(part.label for part in self.parts if part.kind == "head")
 
     @property
+    def effects(self) -> Float[np.ndarray, "part prompt"]:
+        """The shares themselves: positive means the part writes towards the answer."""
+        return self.values
+
+    @property
     def remainder(self) -> Float[np.ndarray, " prompt"]:
         """Logit difference less the sum of all parts: the rounding of the model's own arithmetic."""
         rest: np.ndarray = self.logit_diff - self.values.sum(axis=0)
         return rest
-
-    @property
-    def run_id(self) -> str:
-        """Digest of what was asked: equal for equal model, task, method and seeds, on any device."""
-        model = {key: value for key, value in self.run.model.items() if key != "device"}
-        method = {key: value for key, value in self.run.method.items() if key != "largest_remainder"}
-        return run_id({"model": model, "task": self.run.task, "method": method, "seeds": self.run.seeds})
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -101,50 +105,18 @@ class AttributionResult(Result):
 
     def headline(self) -> str:
         """One sentence: which heads write directly, or why none is claimed."""
-        from interp.attribution.text import headline
-
         return headline(self)
 
-    def top(self, k: int = TOP) -> tuple[HeadEffect, ...]:
-        """Parts of any kind: claimed heads first, then by size of the mean share."""
-        found = self.evidence
-        return tuple(
-            HeadEffect(
-                label=self.parts[index].label,
-                mean=float(found.mean[index]),
-                ci_low=float(found.ci_low[index]),
-                ci_high=float(found.ci_high[index]),
-                control_mean=float(found.control_mean[index]),
-                q=float(found.q[index]),
-                claimed=bool(found.claimed[index]),
-                note=found.notes[index],
-            )
-            for index in found.ranking()[:k]
-        )
+    def details(self) -> str:
+        size = f"{counted(len(self.parts), 'part')} x {counted(len(self.prompts), 'prompt')}"
+        return f", position {self.run.method['position']}; {size}"
 
-    def __repr__(self) -> str:
-        from interp.attribution.text import as_text
-
-        return as_text(self)
-
-    def _repr_html_(self) -> str:
-        from interp.attribution.text import as_html
-
-        return as_html(self)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, AttributionResult):
-            return NotImplemented
-        return (
-            all(getattr(self, name) == getattr(other, name) for name in ("parts", "prompts", "controls", "drops"))
-            and encode_json(self.run.to_dict()) == encode_json(other.run.to_dict())
-            and np.array_equal(self.logit_diff, other.logit_diff, equal_nan=True)
-            and np.array_equal(self.values, other.values, equal_nan=True)
-            and self.sources.keys() == other.sources.keys()
-            and all(np.array_equal(rows, other.sources[prompt]) for prompt, rows in self.sources.items())
-        )
-
-    __hash__ = None  # type: ignore[assignment]  # arrays have no hash, and equality is by value
+    def remarks(self) -> list[str]:
+        """The mean logit difference as a sum over kinds of parts."""
+        shares = {kind: float(np.nanmean(values)) for kind, values in self.share_by_kind().items()}
+        terms = " ".join(f"{kind} {number(value, signed=True)}" for kind, value in shares.items())
+        worst = float(np.nanmax(np.abs(self.remainder), initial=0.0))
+        return [f"mean logit difference {number(float(np.nanmean(self.logit_diff)))} = {terms} (rounding {worst:.1e})"]
 
     def to_frame(self) -> pd.DataFrame:
         """One row a part and prompt, parts outermost."""
@@ -179,24 +151,17 @@ class AttributionResult(Result):
         """Heat map of mean shares, layer by head; a dot marks claimed heads."""
         return self.as_effects().plot()
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write a run folder; `overwrite` replaces a run that is there.
-
-        Raises:
-            InterpError: E204 the folder holds something else; E602 it cannot be written.
-        """
-        from interp.attribution.store import save
-
-        return save(self, folder, overwrite=overwrite)
+    def write_files(self, writer: RunWriter) -> dict[str, Any]:
+        """The usual tables and, where kept, sources.safetensors."""
+        super().write_files(writer)
+        shown = self.write_arrays(writer, "sources", "sources", "head key_pos")
+        parts = [{**asdict(part), "controls": labels} for part, labels in zip(self.parts, self.controls, strict=True)]
+        return {"parts": parts, "sources": shown}
 
     @classmethod
-    def load(cls, folder: str | Path) -> AttributionResult:
-        """Read a run folder and check every file in it.
-
-        Raises:
-            InterpError: E204 no complete run; E701 a file is missing, changed or does not fit the others; E702 a
-                schema or kind that this version does not read.
-        """
-        from interp.attribution.store import load
-
-        return load(folder)
+    def read_files(cls, run: RunFolder) -> dict[str, Any]:
+        stored = [dict(entry) for entry in run.manifest["parts"]]
+        controls = tuple(tuple(entry.pop("controls")) for entry in stored)
+        parts = tuple(Part(**entry) for entry in stored)
+        fields = cls.read_numbers(run, [part.label for part in parts])
+        return {**fields, "parts": parts, "controls": controls, "sources": read_arrays(run, "sources", "sources")}

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.ablation.asking import choose_metric, prompt_records, tokenised
+from interp.ablation.asking import choose_metric, prompt_records, task_record, tokenised
 from interp.attribution.result import AttributionResult
-from interp.circuits.controls import matched_controls
+from interp.circuits.controls import grouped, matched_controls
 from interp.circuits.decompose import Decomposer, Decomposition
 from interp.circuits.results import RunInfo, environment
 from interp.circuits.writes import PATTERN, VALUE, Part
@@ -59,7 +59,7 @@ def dla(
         first_token: use the first token of answers that have several.
         shown_prompts: prompts for which the shares of heads are also split over the keys they looked at.
         command: what a reader can type to repeat the run.
-        progress: called with (forwards done, forwards in all).
+        progress: called with (batches done, all of them); each is one forward.
 
     Raises:
         InterpError: E402, E407 no trained logits; E403 the logits are no sum over parts on this model, with the reason;
@@ -84,14 +84,7 @@ def dla(
     )
     run = RunInfo(
         model=model.describe(),
-        task={
-            **task.to_dict(),
-            "metric": metric.name,
-            "metric_unit": metric.unit,
-            "higher_is_better": metric.higher_is_better,
-            "kept": len(pairs),
-            "dropped": len(found.drops) + len(pairs.drops),
-        },
+        task=task_record(task, found, pairs, metric),
         method={
             "kind": "attribution",
             "description": "share of each part in the logit difference, norms at the scale of the run",
@@ -208,11 +201,7 @@ def control_labels(whole: Shares, n: int) -> tuple[tuple[tuple[str, ...], ...], 
         part.label: tuple(heads[index].label for index in indices)
         for part, indices in zip(heads, matched.indices, strict=True)
     }
-    noted: dict[str, list[str]] = {}
-    for part, note in zip(heads, matched.notes, strict=True):
-        if note:
-            noted.setdefault(note, []).append(part.label)
-    notes = tuple(f"{', '.join(labels)}: {note}" for note, labels in noted.items())
+    notes = grouped((part.label, note) for part, note in zip(heads, matched.notes, strict=True))
     return tuple(of_head.get(part.label, ()) for part in whole.parts), notes
 
 

@@ -10,8 +10,11 @@ import interp
 from interp.cli.ablate import ablate
 from interp.cli.bench import bench
 from interp.cli.diff import diff
+from interp.cli.dla import dla
 from interp.cli.env import env
 from interp.cli.models import models
+from interp.cli.patch import patch
+from interp.cli.paths import paths
 from interp.cli.plan import plan
 from interp.cli.report import report
 from interp.cli.resume import resume
@@ -35,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _function in (ablate, plan, resume, verify, diff, report, validate, models, tasks, env):
+for _function in (ablate, patch, paths, dla, plan, resume, verify, diff, report, validate, models, tasks, env):
     app.command()(verb(_function))
 app.add_typer(zoo)
 app.add_typer(bench)

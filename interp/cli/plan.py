@@ -2,45 +2,14 @@
 
 from __future__ import annotations
 
-from interp.cli.ablate import (
-    AllowPickle,
-    BatchSize,
-    Device,
-    Dtype,
-    Engine,
-    Heads,
-    Memory,
-    MetricName,
-    NControls,
-    Operator,
-    Positions,
-    Shards,
-    Threads,
-    Workers,
-)
-from interp.cli.questions import (
-    FirstToken,
-    Limit,
-    Model,
-    Number,
-    Prompts,
-    SkipBadLines,
-    TaskArgs,
-    TaskName,
-    Truncate,
-    questions,
-)
+from interp.cli.ablate import Engine, Heads, Operator, Positions, Shards, Threads, Workers
+from interp.cli.questions import Asked, BatchSize, Memory, MetricName, NControls
 from interp.cli.terminal import Terminal
 
 
 def plan(
     terminal: Terminal,
-    model: Model,
-    task: TaskName = None,
-    task_args: TaskArgs = "",
-    prompts: Prompts = None,
-    n: Number = None,
-    limit: Limit = None,
+    asked: Asked,
     heads: Heads = "all",
     operator: Operator = "mean",
     metric: MetricName = None,
@@ -49,31 +18,24 @@ def plan(
     batch_size: BatchSize = 32,
     engine: Engine = "rerun",
     memory: Memory = 1024,
-    dtype: Dtype = None,
-    device: Device = None,
     workers: Workers = 1,
     shards: Shards = None,
     threads: Threads = 1,
-    truncate: Truncate = False,
-    first_token: FirstToken = False,
-    skip_bad_lines: SkipBadLines = False,
-    allow_pickle: AllowPickle = False,
 ) -> None:
     """Say what `interp ablate` would cost with the same options; one unit is run for that."""
-    asked = questions(task, task_args, prompts, n, limit, skip_bad_lines, terminal.seed)
+    task = asked.make_task(terminal.seed)
 
     from interp.ablation.settings import Settings
     from interp.ablation.study import Study
     from interp.ablation.sweep import one_speed, planned
     from interp.hooks.names import parse_heads
-    from interp.loading import load
     from interp.sweeps.executors.base import Execution
     from interp.sweeps.text import estimate_lines
 
     execution = Execution("inline" if workers == 1 else "process", workers, shards, threads=threads)
-    opened = load(model, dtype=dtype, device=device, allow_pickle=allow_pickle)
+    model = asked.open()
     settings = Settings(
-        heads=tuple(head.label for head in parse_heads(heads, opened.heads)),
+        heads=tuple(head.label for head in parse_heads(heads, model.heads)),
         operator=operator,
         metric=metric,
         positions=None if positions == "all" else positions,
@@ -82,11 +44,10 @@ def plan(
         engine=engine,
         memory=memory,
         seed=terminal.seed,
-        truncate=truncate,
-        first_token=first_token,
+        **asked.cutting(),
     )
     with one_speed(threads):
-        found, expected = planned(Study.make(opened, asked, settings), execution)
+        found, expected = planned(Study.make(model, task, settings), execution)
     for line in estimate_lines(expected):
         terminal.say(line)
     keys = [shard.key for shard in found.shards]

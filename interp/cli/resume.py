@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.cli.ablate import Address, as_data, check_finite, resume_line, show
+from interp.cli.ablate import Address, conclude, resume_line
 from interp.cli.terminal import Terminal
 
 
@@ -27,9 +27,7 @@ def resume(
     folder = new_run or run
     with resume_line(terminal, folder), terminal.following("edits") as progress:
         result = go_on(run, new_run=new_run, progress=progress, **changes(executor, workers, address))
-    show(terminal, result, folder)
-    check_finite(result, folder)
-    terminal.emit(as_data(result, folder))
+    conclude(terminal, result, folder)
 
 
 def changes(executor: str | None, workers: int | None, address: str | None) -> dict[str, Any]:

@@ -4,19 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from interp.cli.questions import (
-    FirstToken,
-    Limit,
-    Model,
-    Number,
-    Prompts,
-    SkipBadLines,
-    TaskArgs,
-    TaskName,
-    Truncate,
-    count_drops,
-    questions,
-)
+from interp.cli.questions import Questions, count_drops
 from interp.cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -25,34 +13,23 @@ if TYPE_CHECKING:
     from interp.tasks.base import Task
 
 
-def validate(
-    terminal: Terminal,
-    model: Model,
-    task: TaskName = None,
-    task_args: TaskArgs = "",
-    prompts: Prompts = None,
-    n: Number = None,
-    limit: Limit = None,
-    truncate: Truncate = False,
-    first_token: FirstToken = False,
-    skip_bad_lines: SkipBadLines = False,
-) -> None:
+def validate(terminal: Terminal, questions: Questions) -> None:
     """Check prompts against a model's tokenizer: lengths, pairs, answers, roles, duplicates."""
-    asked = questions(task, task_args, prompts, n, limit, skip_bad_lines, terminal.seed)
+    asked = questions.make_task(terminal.seed)
 
     from interp.hooks.pairs import tokenise
     from interp.loading import load_reader
     from interp.tasks.file import FileTask
 
-    reader = load_reader(model)
+    reader = load_reader(questions.model)
     found = asked.examples(reader.tokenizer)
     pairs = tokenise(
         reader.tokenizer,
         found.examples,
         at_mask=reader.at_mask,
         limit=reader.limit,
-        truncate=truncate,
-        first_token=first_token,
+        truncate=questions.truncate,
+        first_token=questions.first_token,
         strict=isinstance(asked, FileTask),
     )
     drops, notes = (*found.drops, *pairs.drops), (*found.notes, *pairs.warnings)

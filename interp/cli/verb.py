@@ -8,10 +8,11 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import MISSING, fields, is_dataclass
 from errno import EPIPE
 from functools import wraps
 from inspect import Parameter, Signature, signature
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -36,31 +37,43 @@ def verb(function: Callable[..., None], group: str = "") -> Callable[..., None]:
     """A command: the function with the common options, which reach it as its first argument, a `Terminal`.
 
     Args:
-        function: named as the verb.
+        function: named as the verb. A parameter that is a dataclass stands for one option a field.
         group: what is typed before the verb, where it belongs to a group of them.
     """
-    own = list(signature(function, eval_str=True).parameters.values())[1:]
-    common = [
+    given = list(signature(function, eval_str=True).parameters.values())[1:]
+    groups: dict[str, Any] = {one.name: one.annotation for one in given if is_dataclass(one.annotation)}
+    own = [part for one in given for part in (options(one.annotation) if one.name in groups else [one])]
+    shared = [
         Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=hint)
         for name, (hint, default) in COMMON.items()
     ]
-    parameters = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own] + common
+    parameters = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own] + shared
 
     @wraps(function)
     def command(**arguments: Any) -> None:
         typed = command_line(
-            f"{group} {function.__name__}".split(), [*own, common[list(COMMON).index("seed")]], arguments
+            f"{group} {function.__name__}".split(), [*own, shared[list(COMMON).index("seed")]], arguments
         )
-        given = {name: arguments.pop(name) for name in COMMON}
-        if given.pop("offline"):
+        common = {name: arguments.pop(name) for name in COMMON}
+        if common.pop("offline"):
             os.environ["HF_HUB_OFFLINE"] = "1"
-        terminal = Terminal(progress=not given.pop("no_progress"), command=typed, **given)
+        terminal = Terminal(progress=not common.pop("no_progress"), command=typed, **common)
+        for name, kind in groups.items():
+            arguments[name] = kind(**{one.name: arguments.pop(one.name) for one in fields(kind)})
         with explained(terminal):
             function(terminal, **arguments)
 
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
+
+
+def options(group: type) -> Iterator[Parameter]:
+    """The fields of a dataclass as parameters."""
+    hints = get_type_hints(group, include_extras=True)
+    for one in fields(group):
+        default = Parameter.empty if one.default is MISSING else one.default
+        yield Parameter(one.name, Parameter.KEYWORD_ONLY, default=default, annotation=hints[one.name])
 
 
 def command_line(verb: list[str], parameters: Iterable[Parameter], arguments: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.ablation.asking import choose_metric, tokenised
+from interp.ablation.asking import choose_metric, task_record, tokenised
 from interp.ablation.shared import Shared
 from interp.circuits.results import RunInfo, environment
 from interp.hooks.batch import Batch
@@ -22,6 +22,7 @@ from interp.hooks.pairs import Pairs
 from interp.hooks.probe import CanaryRow
 from interp.kernels.errors import InterpError, suggest
 from interp.patching.cells import Cell, is_there
+from interp.sweeps.rerun import narrowed
 from interp.tasks.base import Task, TaskExamples
 
 if TYPE_CHECKING:
@@ -32,11 +33,24 @@ DIRECTIONS = {
     "denoise": "the corrupt run, with clean activations put in",
     "noise": "the clean run, with corrupt activations put in",
 }
-Outputs = Iterator[tuple[Sequence[int], Float[Tensor, "cell batch d_out"]]]
-"""Numbers of some cells, and what the metric sees of them."""
+Outputs = Iterator[tuple[Sequence[int], Float[Tensor, "cell batch d_out"], Float[Tensor, "batch d_out"]]]
+"""Numbers of some cells, what the metric sees of them, and what it sees of the run without patches, computed alike."""
 
 Make = Callable[[Batch, Batch, int, int, "Int[Tensor, ' column'] | None"], Outputs]
 """(base, source, start, stop, columns) of a batch -> what its patched runs put out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """The metric of both runs and of every patched one, always with the answers of the clean prompts.
+
+    Attributes:
+        cells: nan where a prompt does not have the place.
+    """
+
+    clean: Float[np.ndarray, " prompt"]
+    corrupt: Float[np.ndarray, " prompt"]
+    cells: Float[np.ndarray, "cell prompt"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +61,6 @@ class BothRuns:
         found: what the task gave.
         pairs: its prompts as the model reads them, each with its corrupt one.
         shared: the clean run.
-        corrupt: metric of the corrupt run, with the answers of the clean prompts.
     """
 
     model: HookedModel
@@ -57,7 +70,6 @@ class BothRuns:
     found: TaskExamples
     pairs: Pairs
     shared: Shared
-    corrupt: Float[np.ndarray, " prompt"]
 
     @classmethod
     def make(
@@ -71,7 +83,7 @@ class BothRuns:
         truncate: bool,
         first_token: bool,
     ) -> BothRuns:
-        """Read the pairs and run both sides.
+        """Read the pairs.
 
         Raises:
             InterpError: E201 no such direction; E303 to E313 for the prompts; E402, E407 for the metric.
@@ -85,15 +97,7 @@ class BothRuns:
         if model.adapter.answers_at_mask and measure.kind == "logits":
             _check_masks(pairs)
         shared = Shared(model, pairs, measure, batch_size)
-        question = shared.question
-        output = plain_outputs(model, pairs.corrupt, question.read_at, batch_size)
-        corrupt = question.measure(output, 0, len(pairs), shared.clean).double().numpy()
-        return cls(model, task, direction, measure, found, pairs, shared, corrupt)  # type: ignore[arg-type]
-
-    @property
-    def clean(self) -> Float[np.ndarray, " prompt"]:
-        """Metric of the clean run."""
-        return self.shared.baseline.numpy()
+        return cls(model, task, direction, measure, found, pairs, shared)  # type: ignore[arg-type]
 
     def sides(self, start: int, stop: int) -> dict[str, Batch]:
         """'clean' and 'corrupt' prompts start to stop; roles are where the clean prompts have them."""
@@ -102,10 +106,10 @@ class BothRuns:
         found = {"clean": clean, "corrupt": replace(corrupt, spans=clean.spans)}
         return {name: batch.rows(start, stop).to(self.model.device) for name, batch in found.items()}
 
-    def values(
-        self, make: Make, cells: Sequence[Cell], positions: Positions, progress: Progress | None
-    ) -> Float[np.ndarray, "cell prompt"]:
-        """The metric of every cell and prompt; nan where a prompt does not have the place.
+    def values(self, make: Make, cells: Sequence[Cell], positions: Positions, progress: Progress | None) -> Values:
+        """The metric of every cell and prompt, and of both runs.
+
+        The run that is patched is measured as the patched ones are: a patch that changes nothing gives its value exactly.
 
         Args:
             make: patched runs of one batch.
@@ -114,41 +118,43 @@ class BothRuns:
         """
         spans = list(batches(len(self.pairs), self.shared.batch_size))
         n, done = len(cells), 0
-        values = np.full((n, len(self.pairs)), np.nan)
+        values, own = np.full((n, len(self.pairs)), np.nan), np.full(len(self.pairs), np.nan)
         for start, stop in spans:
-            sides, columns = self.sides(start, stop), self._columns(start, stop)
-            base, source = (sides[name] for name in self.names)
-            for numbers, outputs in make(base, source, start, stop, columns):
+            columns, question = narrowed(self.shared.question, start, stop)
+            base, source = (self.sides(start, stop)[name] for name in self.names)
+            for numbers, outputs, unpatched in make(base, source, start, stop, columns):
+                reference = self._reference(unpatched, start, stop)
+                own[start:stop] = question.measure(unpatched, start, stop, reference).double().numpy()
                 for number, output in zip(numbers, outputs, strict=True):
-                    values[number, start:stop] = self._measure(output, start, stop, columns)
+                    values[number, start:stop] = question.measure(output, start, stop, reference).double().numpy()
                 done += len(numbers)
                 if progress is not None:
                     progress(done, n * len(spans))
-        return np.where(is_there(cells, positions, self.pairs), values, np.nan)
+        both = dict(zip(self.names, (own, self._other()), strict=True))
+        return Values(**both, cells=np.where(is_there(cells, positions, self.pairs), values, np.nan))
+
+    def _reference(
+        self, unpatched: Float[Tensor, "batch d_out"], start: int, stop: int
+    ) -> Float[Tensor, "batch d_out"] | None:
+        """Output of the clean run, where the metric compares with it."""
+        if "reference" not in self.metric.needs:
+            return None
+        return unpatched if self.names[0] == "clean" else self.shared.clean[start:stop]
+
+    def _other(self) -> Float[np.ndarray, " prompt"]:
+        """Metric of the run that activations are taken from."""
+        shared, question = self.shared, self.shared.question
+        if self.names[1] == "clean":
+            return shared.baseline.numpy()
+        assert self.pairs.corrupt is not None
+        output = plain_outputs(self.model, self.pairs.corrupt, question.read_at, shared.batch_size)
+        reference = shared.clean if "reference" in self.metric.needs else None
+        return question.measure(output, 0, len(self.pairs), reference).double().numpy()
 
     @property
     def names(self) -> tuple[str, str]:
         """The run that is measured, and the run that activations are taken from."""
         return ("corrupt", "clean") if self.direction == "denoise" else ("clean", "corrupt")
-
-    def _columns(self, start: int, stop: int) -> Int[Tensor, " column"] | None:
-        if self.metric.reads_all:
-            return None
-        question = self.shared.question
-        assert question.answer is not None and question.distractor is not None
-        ids = torch.cat([question.answer[start:stop].flatten(), question.distractor[start:stop].flatten()]).unique()
-        return ids[ids >= 0]
-
-    def _measure(
-        self, output: Float[Tensor, "batch d_out"], start: int, stop: int, columns: Int[Tensor, " column"] | None
-    ) -> Float[np.ndarray, " batch"]:
-        question = self.shared.question
-        if columns is None:
-            found = question.measure(output, start, stop, self.shared.clean[start:stop])
-        else:
-            ids = (question.answer, question.distractor)
-            found = self.metric(output, *(_in_columns(one[start:stop], columns) for one in ids if one is not None))
-        return found.double().numpy()
 
     def run_info(
         self,
@@ -159,19 +165,10 @@ class BothRuns:
         **rest: Any,
     ) -> RunInfo:
         """Provenance; `rest` are further fields."""
-        metric = self.metric
-        task = {
-            **self.task.to_dict(),
-            "metric": metric.name,
-            "metric_unit": metric.unit,
-            "higher_is_better": metric.higher_is_better,
-            "kept": len(self.pairs),
-            "dropped": len(self.found.drops) + len(self.pairs.drops),
-        }
         told = (*self.found.notes, *self.pairs.warnings, *_moved_roles(self.pairs), *warnings)
         return RunInfo(
             model=self.model.describe(),
-            task=task,
+            task=task_record(self.task, self.found, self.pairs, self.metric),
             method={"direction": self.direction, "batch_size": self.shared.batch_size, **method},
             seeds={"task": self.task.seed, "evidence": seed},
             versions=environment(),
@@ -180,11 +177,6 @@ class BothRuns:
             warnings=tuple(dict.fromkeys(told)),
             **rest,
         )
-
-
-def _in_columns(ids: Tensor, columns: Int[Tensor, " column"]) -> Tensor:
-    """Places of token ids among the columns; -1 stays."""
-    return torch.where(ids < 0, -1, torch.searchsorted(columns, ids.clamp(min=0)))
 
 
 def _moved_roles(pairs: Pairs) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from interp.ablation.shared import Controls, Shared
-from interp.circuits.controls import matched_controls, matched_random_sets
+from interp.circuits.controls import grouped, matched_controls, matched_random_sets
 from interp.circuits.receivers import kv_label
 from interp.hooks.names import HeadId
 from interp.patching.cells import Cell, Place, Unit
@@ -65,11 +65,8 @@ class Measured:
             for one, members in groups.items()
         )
         controls = tuple(found if one in asked else () for one, found in zip(groups, matched.indices, strict=True))
-        noted: dict[str, list[str]] = {}
-        for unit, note, found in zip(units, matched.notes, controls, strict=True):
-            if note and found:
-                noted.setdefault(note, []).append(unit.label)
-        return cls(units, controls, tuple(f"{', '.join(labels)}: {note}" for note, labels in noted.items()))
+        noted = zip(units, matched.notes, controls, strict=True)
+        return cls(units, controls, grouped((unit.label, note) for unit, note, found in noted if found))
 
     @classmethod
     def group(cls, shared: Shared, chosen: tuple[HeadId, ...], n: int, seed: int) -> Measured:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from interp.ablation.result import AblationResult
 from interp.circuits.results import RunInfo
+from interp.circuits.tables import interval
 from interp.patching.cells import Cell
-from interp.patching.text import asked, interval, size
+from interp.patching.text import asked, size
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -63,7 +64,7 @@ def _hover(result: PatchResult, index: int) -> str:
     verdict = "claimed" if row.claimed else "not claimed"
     lines = [
         row.label,
-        f"effect {size(result, row)}, interval {interval(row)}",
+        f"effect {size(result, row)}, interval {interval(row.ci_low, row.ci_high)}",
         f"controls {row.control_mean:+.3g}, {verdict}",
     ]
     return "\n".join([*lines, *([row.note] if row.note else [])])

@@ -11,21 +11,21 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.ablation.asking import prompt_records
-from interp.ablation.text import NAMED
 from interp.circuits.paths import Paths, Sender, check_paths
 from interp.circuits.receivers import Receiver, parse_receivers, reaches, sharing
+from interp.circuits.tables import NAMED
 from interp.hooks.batch import Batch
 from interp.hooks.edits import Positions
 from interp.hooks.metrics import Metric
 from interp.hooks.naive import Progress
 from interp.hooks.names import HeadId, HeadLike, parse_heads
-from interp.hooks.rerun.engine import BUDGET
 from interp.kernels.errors import InterpError
 from interp.patching.both import DIRECTIONS, BothRuns, Outputs
 from interp.patching.cells import places_of, plain_positions
 from interp.patching.controls import Measured
 from interp.patching.proof import prove
 from interp.patching.result import PathResult
+from interp.sweeps.job import MEMORY
 from interp.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def paths(
     seed: int = 0,
     truncate: bool = False,
     first_token: bool = False,
-    budget: int = BUDGET,
+    memory: int = MEMORY,
     command: str = "",
     progress: Progress | None = None,
 ) -> PathResult:
@@ -66,7 +66,7 @@ def paths(
         positions: where senders write; as in `interp.patch`, also 'each' and 'roles'. Nothing moves between positions
             on the way, so receivers are changed at the same ones.
         together: all these senders at once; the controls are random sets of as many heads in each layer.
-        metric, n_controls, batch_size, seed, truncate, first_token, budget, command, progress: as in `interp.patch`.
+        metric, n_controls, batch_size, seed, truncate, first_token, memory, command, progress: as in `interp.patch`.
 
     Raises:
         InterpError: as `interp.patch`; E205 a sender that cannot reach any receiver; E403 layers that cannot be held.
@@ -86,7 +86,7 @@ def paths(
 
     def outputs(base: Batch, source: Batch, start: int, stop: int, columns: Int[Tensor, " column"] | None) -> Outputs:
         read_at = both.shared.question.read_at[start:stop]
-        way = Paths(model, base, source, read_at, found, through_mlps, columns, budget)
+        way = Paths(model, base, source, read_at, found, through_mlps, columns, memory << 20)
         return way.outputs([Sender(cell.unit.heads, cell.positions(positions)) for cell in cells])
 
     values = both.values(outputs, cells, positions, progress)
@@ -106,7 +106,7 @@ def paths(
     seconds = round(time.monotonic() - clock, 3)
     return PathResult(
         both.run_info(method, proof, told, seed, command=command, started=started, seconds=seconds), cells,
-        prompt_records(model, both.pairs), both.clean, both.corrupt, values, controls,
+        prompt_records(model, both.pairs), values.clean, values.corrupt, values.cells, controls,
         (*both.found.drops, *both.pairs.drops),
     )  # fmt: skip
 

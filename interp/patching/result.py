@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from interp.ablation.result import CHANCE_IS_ZERO, TOP, PromptRecord
-from interp.circuits.evidence import Evidence, judge, moments
-from interp.circuits.files import encode_json, run_id
-from interp.circuits.results import Result, RunInfo
+from interp.circuits.evidence import Effect, Evidence, judge, moments
+from interp.circuits.prompt_results import PromptRecord, PromptResult
+from interp.circuits.results import RunInfo
+from interp.circuits.runfolder import RunFolder, RunWriter
+from interp.circuits.tables import counted
 from interp.hooks.examples import Drop
 from interp.patching.cells import Cell, first_position
+from interp.patching.tables import frame
+from interp.patching.text import asked, both_runs, headline
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,22 +31,8 @@ COST = "engine"
 """Part of the method that says how the numbers were computed; equal questions may differ in it."""
 
 
-class CellEffect(NamedTuple):
-    """One cell of a ranking, beside its controls; fields as in `Evidence`, and `normalised` as in `PatchResult`."""
-
-    label: str
-    mean: float
-    normalised: float
-    ci_low: float
-    ci_high: float
-    control_mean: float
-    q: float
-    claimed: bool
-    note: str
-
-
 @dataclass(frozen=True, eq=False, repr=False)
-class PatchResult(Result):
+class PatchResult(PromptResult):
     """Per-prompt metric with one cell patched at a time.
 
     Denoising runs the corrupt prompts with clean activations put in; an effect is metric(patched) - metric(corrupt).
@@ -62,7 +51,10 @@ class PatchResult(Result):
         drops: prompts left out, with reasons.
     """
 
-    kind: ClassVar[str] = "patch"
+    kind = "patch"
+    columns = ("cell", "effect", "normalised", "interval", "controls", "q", "claimed", "note")
+    numbers = ("clean", "corrupt", "values")
+    unasked = frozenset({COST})
 
     run: RunInfo
     cells: tuple[Cell, ...]
@@ -74,22 +66,13 @@ class PatchResult(Result):
     drops: tuple[Drop, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("clean", "corrupt", "values"):
-            numbers = np.asarray(getattr(self, name), dtype=np.float64)
-            object.__setattr__(self, name, np.where(np.isfinite(numbers), numbers, np.nan))
-        assert self.values.shape == (len(self.cells), len(self.prompts)), f"values of shape {self.values.shape}"
+        super().__post_init__()
         assert len(self.controls) == len(self.cells), f"{len(self.controls)} control sets, {len(self.cells)} cells"
-        assert len(set(self.labels)) == len(self.cells), "two cells have one label"
 
     @property
     def labels(self) -> tuple[str, ...]:
         """`L2H1`, or `L2H1@s2` in a grid."""
         return tuple(cell.label for cell in self.cells)
-
-    @property
-    def metric(self) -> str:
-        """Name of the metric; higher is better in all of them."""
-        return str(self.run.task["metric"])
 
     @property
     def direction(self) -> str:
@@ -100,6 +83,11 @@ class PatchResult(Result):
         """Change towards the clean run (denoise) or away from it (noise): positive means the part helps."""
         effects: np.ndarray = self.values - self.corrupt if self.direction == "denoise" else self.clean - self.values
         return effects
+
+    @property
+    def n_not_finite(self) -> int:
+        """The same, without prompts that are too short to have the place of a cell."""
+        return super().n_not_finite - sum(self._short(index) for index in range(len(self.cells)))
 
     @property
     def gap(self) -> Float[np.ndarray, " prompt"]:
@@ -134,81 +122,46 @@ class PatchResult(Result):
     @cached_property
     def evidence(self) -> Evidence:
         """What the rows say about each cell; see `interp.circuits.evidence` for what a claim is."""
-        gate = self.metric in CHANCE_IS_ZERO
-        return judge(self.effects, self.clean, self.controls, gate=gate, seed=self.run.seeds["evidence"])
-
-    @property
-    def run_id(self) -> str:
-        """Digest of what was asked: equal for equal model, task, method and seeds, on any device."""
-        model = {key: value for key, value in self.run.model.items() if key != "device"}
-        method = {key: value for key, value in self.run.method.items() if key != COST}
-        return run_id({"model": model, "task": self.run.task, "method": method, "seeds": self.run.seeds})
+        return judge(self.effects, self.clean, self.controls, gate=self.has_chance, seed=self.run.seeds["evidence"])
 
     def headline(self) -> str:
         """One sentence: which cells matter, or why none is claimed."""
-        from interp.patching.text import headline
-
         return headline(self)
 
-    def top(self, k: int = TOP) -> tuple[CellEffect, ...]:
-        """Claimed cells first, then by size of the mean effect."""
-        return tuple(self.row(index) for index in self.evidence.ranking()[:k])
-
-    def row(self, index: int) -> CellEffect:
-        """One cell's numbers."""
-        found = self.evidence
-        return CellEffect(
-            label=self.labels[index],
-            mean=float(found.mean[index]),
-            normalised=float(self.mean_normalised[index]),
-            ci_low=float(found.ci_low[index]),
-            ci_high=float(found.ci_high[index]),
-            control_mean=float(found.control_mean[index]),
-            q=float(found.q[index]),
-            claimed=bool(found.claimed[index]),
-            note=self._note(index),
-        )
+    def row(self, index: int) -> Effect:
+        return super().row(index)._replace(note=self._note(index), normalised=float(self.mean_normalised[index]))
 
     def _note(self, index: int) -> str:
         """What a reader must know; prompts that are too short for a position are not broken."""
-        note, total = self.evidence.notes[index], len(self.prompts)
-        first = first_position(self.cells[index].positions(self.run.method["positions"]))
-        short = sum(len(prompt.tokens) <= first for prompt in self.prompts)
+        note, total, short = self.evidence.notes[index], len(self.prompts), self._short(index)
         return note.replace(
             f"{short} of {total} prompts not finite, left out", f"{short} of {total} prompts are shorter"
         )
+
+    def _short(self, index: int) -> int:
+        """Prompts that end before the place of a cell."""
+        first = first_position(self.cells[index].positions(self.run.method["positions"]))
+        return sum(len(prompt.tokens) <= first for prompt in self.prompts)
 
     @property
     def claimed(self) -> tuple[str, ...]:
         """Labels of the claimed cells, largest effect first."""
         return tuple(row.label for row in self.top(len(self.cells)) if row.claimed)
 
-    def __repr__(self) -> str:
-        from interp.patching.text import as_text
+    def details(self) -> str:
+        shape = f"{counted(len(self.cells), 'cell')} x {counted(len(self.prompts), 'prompt')}"
+        return f", {asked(self)}; {shape}"
 
-        return as_text(self)
+    def remarks(self) -> list[str]:
+        """The two runs that effects lie between."""
+        return [both_runs(self)]
 
-    def _repr_html_(self) -> str:
-        from interp.patching.text import as_html
-
-        return as_html(self)
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
-            return NotImplemented
-        same = all(getattr(self, name) == getattr(other, name) for name in ("cells", "prompts", "controls", "drops"))
-        numbers = all(
-            np.array_equal(getattr(self, name), getattr(other, name), equal_nan=True)
-            for name in ("clean", "corrupt", "values")
-        )
-        return same and numbers and encode_json(self.run.to_dict()) == encode_json(other.run.to_dict())
-
-    __hash__ = None  # type: ignore[assignment]  # arrays have no hash, and equality is by value
+    def line(self, row: Effect) -> list[str]:
+        label, mean, *rest = super().line(row)
+        return [label, mean, "-" if math.isnan(row.normalised) else f"{row.normalised:.2f}", *rest]
 
     def to_frame(self) -> pd.DataFrame:
         """One row a cell and prompt, cells outermost."""
-        from interp.patching.store import frame
-
         return frame(self)
 
     def plot(self) -> go.Figure:
@@ -217,27 +170,18 @@ class PatchResult(Result):
 
         return heatmap(self)
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write a run folder; `overwrite` replaces a run that is there.
-
-        Raises:
-            InterpError: E204 the folder holds something else; E602 it cannot be written.
-        """
-        from interp.patching.store import save
-
-        return save(self, folder, overwrite=overwrite)
+    def write_files(self, writer: RunWriter) -> dict[str, Any]:
+        """The usual tables."""
+        super().write_files(writer)
+        cells = zip(self.cells, self.controls, strict=True)
+        return {"cells": [{**cell.to_dict(), "controls": controls} for cell, controls in cells]}
 
     @classmethod
-    def load(cls, folder: str | Path) -> PatchResult:
-        """Read a run folder and check every file in it.
-
-        Raises:
-            InterpError: E204 no complete run; E701 a file is missing, changed or does not fit the others; E702 a
-                schema or kind that this version does not read.
-        """
-        from interp.patching.store import load
-
-        return cls(**load(folder, cls.kind))
+    def read_files(cls, run: RunFolder) -> dict[str, Any]:
+        stored = run.manifest["cells"]
+        cells = tuple(map(Cell.from_dict, stored))
+        controls = tuple(tuple(entry["controls"]) for entry in stored)
+        return {**cls.read_numbers(run, [cell.label for cell in cells]), "cells": cells, "controls": controls}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -247,7 +191,7 @@ class PathResult(PatchResult):
     Everything reads as in `PatchResult`; cells are senders, and method `receivers` and `through_mlps` say which paths.
     """
 
-    kind: ClassVar[str] = "paths"
+    kind = "paths"
 
 
 def differs(clean: Any, corrupt: Any) -> Any:

@@ -17,7 +17,7 @@ from interp.hooks.edits import Positions
 from interp.hooks.metrics import Metric
 from interp.hooks.naive import Progress
 from interp.hooks.names import HeadLike, parse_heads
-from interp.hooks.rerun.engine import BUDGET, Rerun
+from interp.hooks.rerun.engine import Rerun
 from interp.hooks.rerun.plan import Plan
 from interp.kernels.errors import InterpError
 from interp.patching.both import DIRECTIONS, BothRuns, Outputs
@@ -26,6 +26,7 @@ from interp.patching.controls import Measured
 from interp.patching.points import Points, Source
 from interp.patching.proof import prove
 from interp.patching.result import COST, PatchResult
+from interp.sweeps.job import MEMORY
 from interp.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def patch(
     seed: int = 0,
     truncate: bool = False,
     first_token: bool = False,
-    budget: int = BUDGET,
+    memory: int = MEMORY,
     command: str = "",
     progress: Progress | None = None,
 ) -> PatchResult:
@@ -73,7 +74,7 @@ def patch(
         seed: of the bootstrap, the permutation tests and the random sets.
         truncate: cut prompts that are too long instead of refusing them.
         first_token: use the first token of answers that have several.
-        budget: bytes that a run may hold at most.
+        memory: MiB that a run of the engine may hold.
         command: what a reader can type to repeat the run.
         progress: called with (cells times batches done, all of them).
 
@@ -88,7 +89,7 @@ def patch(
     measured = _measured(both, points, heads, layers, n_controls, together, seed)
     cells, controls = measured.cells(places_of(positions, both.pairs))
     proof = prove(model, tuple(points.sources), measured.units, both.pairs.clean)
-    work = Work(both, points, cells, positions, budget)
+    work = Work(both, points, cells, positions, memory << 20)
     values = both.values(work.outputs, cells, positions, progress)
     method = {
         "kind": PatchResult.kind,
@@ -103,7 +104,7 @@ def patch(
     seconds = round(time.monotonic() - clock, 3)
     run = both.run_info(method, proof, measured.notes, seed, command=command, started=started, seconds=seconds)
     return PatchResult(
-        run, cells, prompt_records(model, both.pairs), both.clean, both.corrupt, values, controls,
+        run, cells, prompt_records(model, both.pairs), values.clean, values.corrupt, values.cells, controls,
         (*both.found.drops, *both.pairs.drops),
     )  # fmt: skip
 
@@ -153,6 +154,7 @@ class Work:
     """Patched runs, batch by batch.
 
     Attributes:
+        budget: bytes that a run of the engine may hold.
         plans: of the batches that ran.
     """
 
@@ -176,7 +178,7 @@ class Work:
         plan = engine.plan(budget=self.budget)
         self.plans.append(plan)
         for chunk in plan.chunks:
-            yield chunk.variants, engine.run(chunk)
+            yield chunk.variants, engine.run(chunk), engine.clean
 
     @property
     def _layers(self) -> set[int]:

@@ -1,19 +1,16 @@
-"""A result of patching as text: its headline, its terminal form and its notebook form."""
+"""A result of patching in sentences."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
-from interp.ablation.text import NAMED, counted, number
-from interp.circuits.evidence import moments
+from interp.circuits.evidence import Effect, moments
+from interp.circuits.tables import counted, listed, number
 
 if TYPE_CHECKING:
-    from interp.patching.result import CellEffect, PatchResult
+    from interp.patching.result import PatchResult
 
-COLUMNS = ("cell", "effect", "normalised", "interval", "controls", "q", "claimed", "note")
 NOUNS = {"query_head": "head", "kv_head": "key/value head", "layer": "layer", "group": "group"}
 
 
@@ -23,8 +20,7 @@ def headline(result: PatchResult) -> str:
     n_claimed = int(found.claimed.sum())
     tested = f"{counted(found.n_tested, noun(result))}, {counted(len(result.prompts), 'prompt')}"
     if n_claimed:
-        named = ", ".join(f"{row.label} {size(result, row)}" for row in result.top(n_claimed)[:NAMED])
-        named += f" and {n_claimed - NAMED} more" if n_claimed > NAMED else ""
+        named = listed([f"{row.label} {size(result, row)}" for row in result.top(n_claimed)])
         verb = "matters" if n_claimed == 1 else "matter"
         share = f"{n_claimed} of {counted(found.n_tested, noun(result))} {verb}"
         return f"{share} on {task} under {asked(result)} ({100 * found.level:g} % false discoveries): {named}."
@@ -52,7 +48,7 @@ def asked(result: PatchResult) -> str:
     return f"{result.direction.removesuffix('e')}ing of {method['points']}"
 
 
-def size(result: PatchResult, row: CellEffect) -> str:
+def size(result: PatchResult, row: Effect) -> str:
     """An effect, and its share of the gap between both runs where there is one."""
     if math.isnan(row.normalised):
         return number(row.mean, signed=True)
@@ -67,38 +63,6 @@ def both_runs(result: PatchResult) -> str:
     if not without:
         return f"{ends}; they differ in every prompt"
     return f"{ends}; in {counted(without, 'prompt')} they do not differ, so no share of the gap is taken there"
-
-
-def as_text(result: PatchResult) -> str:
-    """The headline, both runs, and the top cells with interval, control mean and q."""
-    about = f"{result.run.model['name']}, {result.run.task['name']}, {asked(result)}"
-    shape = f"{counted(len(result.cells), 'cell')} x {counted(len(result.prompts), 'prompt')}"
-    table = [COLUMNS, *(cells(row) for row in result.top())]
-    widths = [max(len(row[column]) for row in table) for column in range(len(COLUMNS))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    name = type(result).__name__
-    return "\n  ".join([f"{name}({about}; {shape}): {result.headline()}", both_runs(result), *lines])
-
-
-def as_html(result: PatchResult) -> str:
-    """The same as a small table; every text is escaped."""
-    about = f"{result.run.model['name']}, {result.run.task['name']}: {result.headline()}"
-    head = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells(row))}</tr>" for row in result.top())
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f"<p>{escape(about)}</p><p>{escape(both_runs(result))}</p>{table}"
-
-
-def interval(row: CellEffect) -> str:
-    """Ends of the interval of an effect."""
-    return "none" if math.isnan(row.ci_low) else f"[{number(row.ci_low)}, {number(row.ci_high)}]"
-
-
-def cells(row: CellEffect) -> Sequence[str]:
-    """One line of the table, in the order of `COLUMNS`."""
-    mean, control = (number(value, signed=True) for value in (row.mean, row.control_mean))
-    share = "-" if math.isnan(row.normalised) else f"{row.normalised:.2f}"
-    return (row.label, mean, share, interval(row), control, number(row.q), "yes" if row.claimed else "no", row.note)
 
 
 def _mean(values: object) -> float:

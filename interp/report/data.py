@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float, UInt8
 
 from interp.ablation.result import AblationResult
-from interp.ablation.text import counted
+from interp.circuits.tables import counted
 from interp.report.figures import (
     clean_metric,
     effect_heatmap,

@@ -9,9 +9,10 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from interp.ablation.result import AblationResult, PromptRecord
-from interp.ablation.text import number
+from interp.ablation.result import AblationResult
 from interp.circuits.evidence import control_effects
+from interp.circuits.prompt_results import PromptRecord
+from interp.circuits.tables import number
 from interp.hooks.names import HeadId, parse_head
 from interp.report.palette import CONTROL, DIVERGING, GRID, HEAD, INK, MUTED, SEQUENTIAL, SURFACE, scale
 from interp.report.rows import HeadRow, head_row, ranked_rows

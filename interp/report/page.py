@@ -20,8 +20,8 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from interp.ablation.result import AblationResult
-from interp.ablation.text import counted, number
 from interp.circuits.files import plain, write_atomic
+from interp.circuits.tables import counted, number
 from interp.kernels.errors import InterpError
 from interp.report.data import patterns_note, section_data, shown_prompts
 from interp.report.palette import DARK

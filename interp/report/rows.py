@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from interp.ablation.result import AblationResult
-from interp.ablation.text import number
+from interp.circuits.tables import number
 
 CLAIMED = "claimed"
 

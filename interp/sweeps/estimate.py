@@ -76,6 +76,8 @@ class Estimate:
 def probe(work: Work, units: Sequence[Unit]) -> Probe:
     """Run the largest unit twice: once to warm up and to count operations, once for the time.
 
+    What the work has recorded stays at hand; less memory at once, if it came to that, holds for the probe alone.
+
     Raises:
         InterpError: what the unit raises; a sweep that cannot work fails here, before anything is written.
     """
@@ -85,6 +87,7 @@ def probe(work: Work, units: Sequence[Unit]) -> Probe:
     started = time.perf_counter()
     run_units(work, [unit])
     seconds = time.perf_counter() - started
+    work.restore()
     return Probe(seconds / unit.cells, counter.get_total_flops() / unit.cells, peak_memory())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -58,9 +58,7 @@ class Job:
 
     def work(self, model: HookedModel) -> NaiveWork | RerunWork:
         """What fills in the table with this model."""
-        if self.engine == "forwards":
-            return NaiveWork(model, self.question, self.variants, self.batch_size)
-        return RerunWork(model, self.question, self.variants, self.batch_size, self.memory << 20)
+        return make_work(model, self.question, self.variants, self.batch_size, self.engine, self.memory)
 
     @property
     def references(self) -> dict[str, Reference]:
@@ -135,6 +133,20 @@ class Job:
             about["engine"],
             about["memory"],
         )
+
+
+def make_work(
+    model: HookedModel,
+    question: Question,
+    variants: Sequence[Intervention],
+    batch_size: int,
+    engine: str = "rerun",
+    memory: int = MEMORY,
+) -> NaiveWork | RerunWork:
+    """What fills in the table of such a job."""
+    if engine == "forwards":
+        return NaiveWork(model, question, variants, batch_size)
+    return RerunWork(model, question, variants, batch_size, memory << 20)
 
 
 def _named(tensors: Mapping[str, Tensor], sha: str) -> dict[str, Tensor]:

@@ -42,7 +42,7 @@ class RerunWork:
         budget: int = BUDGET,
     ) -> None:
         self.model, self.question, self.variants = model, question, variants
-        self.rows, self.budget = batch_size, budget
+        self.rows, self.budget = self._most = batch_size, budget
         self._is_single = False
         self._recorded: tuple[tuple[int, int], Rerun, Question] | None = None
 
@@ -58,6 +58,12 @@ class RerunWork:
             return True
         self.rows, before = max(1, self.rows // 2), self.rows
         return self.rows < before
+
+    def restore(self) -> None:
+        if (self.rows, self.budget) != self._most:
+            self._recorded = None
+        self.rows, self.budget = self._most
+        self._is_single = False
 
     def run(self, units: Iterable[Unit]) -> Iterator[tuple[Unit, Values]]:
         for unit in units:

@@ -35,6 +35,10 @@ class Work(Protocol):
         """Hold half as much at once from now on, after memory ran out; False where it is the least already."""
         ...
 
+    def restore(self) -> None:
+        """Hold as much at once as in the beginning."""
+        ...
+
     @property
     def size(self) -> str:
         """How much is held at once, in words."""
@@ -53,7 +57,8 @@ class NaiveWork:
     def __init__(
         self, model: HookedModel, question: Question, variants: Sequence[Intervention], batch_size: int
     ) -> None:
-        self.model, self.question, self.variants, self.rows = model, question, variants, batch_size
+        self.model, self.question, self.variants = model, question, variants
+        self.rows = self.batch_size = batch_size
         self._clean: tuple[tuple[int, int, int], Tensor] | None = None
 
     @property
@@ -75,6 +80,9 @@ class NaiveWork:
     def halve(self) -> bool:
         self.rows, before = max(1, self.rows // 2), self.rows
         return self.rows < before
+
+    def restore(self) -> None:
+        self.rows = self.batch_size
 
     def run(self, units: Iterable[Unit]) -> Iterator[tuple[Unit, Values]]:
         for unit in units:

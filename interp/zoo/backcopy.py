@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,10 +11,6 @@ from torch import Tensor
 
 from interp.kernels.backends.eager import attention_pattern, attention_scores
 
-if TYPE_CHECKING:
-    from interp.zoo.recipes.bigram_backcopy import BigramBackcopy
-
-N = 256
 SINK = 0.3
 """A sequence has a sink where its mean attention to BOS is above this."""
 
@@ -36,14 +32,19 @@ class Seen:
 
 
 @torch.no_grad()
-def figures(recipe: BigramBackcopy, model: Any) -> dict[str, float]:
-    """All figures, on held-out sequences; "on" is the mean over triggers, "off" over all other tokens but BOS."""
-    from interp.zoo.recipes.bigram_backcopy import HELD_OUT
+def figures(
+    model: Any,
+    drawn: Int[Tensor, "batch pos"],
+    expected: Float[Tensor, "batch pos d_vocab"],
+    triggers: Bool[Tensor, "batch pos"],
+) -> dict[str, float]:
+    """All figures on these sequences; "on" is the mean over triggers, "off" over all other tokens but BOS.
 
-    drawn = recipe.sequences(HELD_OUT, N, recipe.length)
-    wanted = torch.from_numpy(recipe.chain.expected(drawn.numpy())).float().to(model.device)
-    on = torch.from_numpy(recipe.chain.is_trigger)[drawn].to(model.device)
-    ids = drawn.to(model.device)
+    Args:
+        expected: true distribution of the token after each one.
+        triggers: which tokens are triggers.
+    """
+    ids, wanted, on = (value.to(model.device) for value in (drawn, expected, triggers))
     off = ~on & (ids != 0)
     plain = look(model, ids, wanted)
     without = look(model, ids, wanted, torch.zeros_like(plain.z))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import torch
 
 from interp.circuits.evaluations import HeadSet
 from interp.circuits.group_result import GroupResult, Limits
-from interp.circuits.groups import grow_group, pair_interactions
+from interp.circuits.groups import grow_group
+from interp.circuits.interactions import pair_interactions
 from interp.circuits.objectives import AblationEffect
+from interp.circuits.results import RunInfo
 from interp.hooks.names import HeadId, parse_head
 from interp.kernels.errors import InterpError
 
@@ -265,6 +268,32 @@ def test_it_prints() -> None:
     assert html.count("<tr>") == 1 + len(result.steps) and "interaction L0H1 L1H2" in html
     frame = result.to_frame()
     assert list(frame["added"]) == [" ".join(step.added) for step in result.steps]
+
+
+def test_a_run_folder_gives_the_result_back(tmp_path: Path) -> None:
+    for number, limits in enumerate((Limits(max_size=3, lookahead=2), Limits(n_controls=0), Limits(min_gain=99.0))):
+        result = grow_group(HEADS, Planted(mixed), limits=limits, name="mixed")
+        folder = result.save(tmp_path / f"run{number}")
+        loaded = GroupResult.load(folder)
+        assert loaded == result and repr(loaded) == repr(result) and loaded.run_id == result.run_id
+        assert loaded.run.method["objective"] == "mixed" and loaded.run.seeds == {"search": 0}
+    (folder / "group.json").write_bytes((folder / "group.json").read_bytes()[:-1])
+    with pytest.raises(InterpError) as damaged:
+        GroupResult.load(folder)
+    assert damaged.value.code == "E701"
+
+
+def test_the_record_names_model_and_task_where_the_search_was_told() -> None:
+    known = RunInfo(
+        {"name": "toy", "device": "cpu"}, {"name": "sums"}, {"kind": "ablation"}, {"task": 3}, canary={"a": 1}
+    )
+    result = grow_group(HEADS, Planted(mixed), limits=Limits(seed=4), source=known)
+    assert result.run.model["name"] == "toy" and result.run.seeds == {"task": 3, "search": 4}
+    assert repr(result).startswith("GroupResult(toy, sums): ") and result.run.canary == {"a": 1}
+    other = grow_group(HEADS, Planted(mixed), limits=Limits(seed=5), source=known)
+    assert result.run_id != other.run_id and result != other
+    elsewhere = replace(result, run=replace(result.run, model={"name": "toy", "device": "cuda"}))
+    assert elsewhere.run_id == result.run_id and elsewhere != result
 
 
 def bundled(name: str) -> tuple[Any, AblationEffect]:

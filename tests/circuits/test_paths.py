@@ -105,7 +105,7 @@ def ours(name: str, senders: list[Sender], receivers: tuple[str, ...], through_m
     model, (base, source) = opened(name), prompts(name)
     found = parse_receivers(receivers, model)
     parts = Paths(model, base, source, base.end, found, through_mlps, **options).outputs(senders)
-    outputs = {number: output for numbers, part in parts for number, output in zip(numbers, part, strict=True)}
+    outputs = {number: output for numbers, part, _ in parts for number, output in zip(numbers, part, strict=True)}
     return torch.stack([outputs[number] for number in range(len(senders))])
 
 
@@ -170,9 +170,9 @@ def test_what_cannot_change_is_exactly_unchanged(receivers: tuple[str, ...]) -> 
     model, (base, _) = opened("llama"), prompts("llama")
     clean = ours("llama", [Sender((HeadId("", 0, 1),), (0, COMMON - 1))], receivers, True)[0]
     found = parse_receivers(receivers, model)
-    ((_, same),) = Paths(model, base, base, base.end, found, True).outputs([Sender((HeadId("", 0, 1),))])
+    ((_, same, untouched),) = Paths(model, base, base, base.end, found, True).outputs([Sender((HeadId("", 0, 1),))])
     plain = read(model(base), base)
-    assert torch.equal(same[0], clean)
+    assert torch.equal(same[0], clean) and torch.equal(untouched, clean)
     torch.testing.assert_close(clean, plain, atol=1e-5, rtol=0)
 
 

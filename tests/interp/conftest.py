@@ -32,9 +32,12 @@ class Said:
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Said]:
     """`cli("ablate", "--model", ...)` in an empty folder."""
+    from transformers.utils import logging
     from typer.testing import CliRunner
 
     from interp.cli.main import app
+
+    logging.get_logger()  # writes to the stderr it met first, and that of a runner is closed after its command
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -86,3 +89,13 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """What the sweep of `tests.cases.table` comes to when nothing gets in its way."""
+    from tests.cases.table import go, rows
+
+    path = tmp_path_factory.mktemp("undisturbed") / "run"
+    go(path)
+    return rows(path)

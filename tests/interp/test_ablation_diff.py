@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from interp.ablation.diff import compare
-from interp.ablation.result import AblationResult, PromptRecord
+from interp.ablation.result import AblationResult
 from interp.circuits.evidence import benjamini_hochberg, bootstrap_interval, sign_flip_p
+from interp.circuits.prompt_results import PromptRecord
 from interp.circuits.results import RunInfo
 from interp.kernels.errors import InterpError, InterpErrors
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 import interp
+from interp.hooks.rerun import engine
 from interp.kernels.errors import InterpError
+from interp.sweeps import question
 from interp.sweeps.rerun import narrowed
 
 
@@ -34,7 +38,7 @@ def test_the_same_numbers(mini: Any, metric: str) -> None:
 def test_the_same_numbers_on_other_models(name: str, operator: str) -> None:
     model, task = interp.load(name), interp.task("bundled", n=4, model=name)
     asked: dict[str, Any] = {"operator": operator, "n_controls": 0, "heads": "0.*"}
-    slow, fast = (interp.ablate(model, task, engine=engine, **asked) for engine in ("forwards", "rerun"))
+    slow, fast = (interp.ablate(model, task, engine=how, **asked) for how in ("forwards", "rerun"))
     np.testing.assert_allclose(fast.effects, slow.effects, atol=1e-4)
 
 
@@ -47,9 +51,21 @@ def test_what_does_nothing_has_an_effect_of_exactly_0(mini: Any) -> None:
 
 def test_says_how_it_was_computed(mini: Any) -> None:
     task = interp.task("ioi", n=4)
-    fast, slow = (interp.ablate(mini, task, heads="L0H0", engine=engine) for engine in ("rerun", "forwards"))
+    fast, slow = (interp.ablate(mini, task, heads="L0H0", engine=how) for how in ("rerun", "forwards"))
     assert "what can change alone" in fast.run.method["sweep"] and "fewer operations" in fast.run.method["sweep"]
     assert slow.run.method["sweep"] == "one full forward for each variant and batch"
+
+
+def test_a_batch_is_recorded_once(mini: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """For the baseline; what it costs is measured, and the run goes on, with what is recorded then."""
+    task = interp.task("ioi", n=4)
+    first = interp.ablate(mini, task, heads="L0H*")  # proves the shortcuts on this model
+    recorded, plain = Mock(wraps=engine.record), Mock(wraps=question.plain_outputs)
+    monkeypatch.setattr(engine, "record", recorded)
+    monkeypatch.setattr(question, "plain_outputs", plain)
+    assert (interp.ablate(mini, task, heads="L0H*").values == first.values).all() and recorded.call_count == 1
+    stored = interp.ablate(mini, task, heads="L0H*", out=tmp_path / "run")
+    assert (stored.values == first.values).all() and recorded.call_count == 2 and not plain.called
 
 
 def test_unknown_engine(mini: Any) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interp.ablation.result import CHANCE_IS_ZERO, AblationResult, PromptRecord
+from interp.ablation.result import AblationResult
+from interp.circuits.prompt_results import CHANCE_IS_ZERO, PromptRecord
 from interp.circuits.results import RunInfo
 from interp.hooks.examples import Drop
 from interp.hooks.metrics import METRICS

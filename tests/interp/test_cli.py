@@ -18,7 +18,21 @@ from interp.cli.terminal import Terminal, lines
 from interp.cli.verb import COMMON, verb
 from interp.kernels.errors import InterpError, InterpErrors
 
-VERBS = ("ablate", "plan", "resume", "verify", "diff", "report", "validate", "models", "tasks", "env")
+VERBS = (
+    "ablate",
+    "patch",
+    "paths",
+    "dla",
+    "plan",
+    "resume",
+    "verify",
+    "diff",
+    "report",
+    "validate",
+    "models",
+    "tasks",
+    "env",
+)
 ROOT = Path(__file__).resolve().parents[2]
 
 

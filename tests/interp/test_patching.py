@@ -226,6 +226,16 @@ def test_a_group_is_patched_at_once_and_stands_beside_random_groups() -> None:
         np.testing.assert_allclose(result.values[0], logit_difference(mini()(pairs().corrupt)), atol=1e-4)
 
 
+@pytest.mark.parametrize("metric", ["logit_diff", "log_prob", "kl"])
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_a_patch_with_what_is_there_already_has_an_effect_of_exactly_nothing(direction: str, metric: str) -> None:
+    own = "corrupt" if direction == "denoise" else "clean"
+    for point in ("z", "q", "v", "resid_mid"):
+        chosen: dict[str, Any] = {"layers": [1, 3]} if point == "resid_mid" else {"heads": "L1H0,L3H2", "n_controls": 1}
+        result = patch(mini(), ioi(), point={point: own}, direction=direction, metric=metric, batch_size=5, **chosen)
+        assert (result.effects == 0.0).all() and result.gap.any()
+
+
 def test_batches_change_nothing() -> None:
     steps: list[tuple[int, int]] = []
     other = patch(mini(), ioi(), batch_size=5, progress=lambda *step: steps.append(step))

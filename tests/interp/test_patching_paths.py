@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from interp.kernels.errors import InterpError
 from interp.patching.paths import paths
 from interp.patching.result import PatchResult, PathResult
 from interp.patching.run import patch
+from interp.tasks.file import file_task
 from interp.zoo.registry import list_models
 
 N = 10
@@ -104,6 +106,19 @@ def test_direct_paths_of_the_last_layer_are_all_that_its_heads_do() -> None:
     whole = patch(mini(), ioi(), heads="L3H*", direction="noise", positions="end")
     for index, label in enumerate(whole.labels):
         np.testing.assert_allclose(direct.values[direct.labels.index(label)], whole.values[index], atol=1e-4)
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+@pytest.mark.parametrize("receivers", ["logits", "L2H1.q,M2"])
+def test_between_equal_prompts_nothing_is_sent(receivers: str, direction: str, tmp_path: Path) -> None:
+    """Each prompt is its own corrupt twin: every effect is exactly 0, in one group of senders as in several."""
+    examples = ioi().examples(mini().tokenizer).examples
+    fields = ("clean", "answer", "distractor")
+    rows = [{**{name: getattr(one, name) for name in fields}, "corrupt": one.clean} for one in examples]
+    (tmp_path / "same.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    same = file_task(tmp_path / "same.jsonl")
+    result = paths(mini(), same, receivers.split(","), direction=direction, n_controls=1, batch_size=4)
+    assert (result.effects == 0.0).all() and len(set(result.clean.tolist())) == N
 
 
 def planted(name: str, receiver: str, **options: Any) -> dict[str, float]:

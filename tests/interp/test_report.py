@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interp.ablation.result import AblationResult, PromptRecord
+from interp.ablation.result import AblationResult
+from interp.circuits.prompt_results import PromptRecord
 from interp.circuits.results import RunInfo
 from interp.hooks.examples import Drop
 from interp.kernels.errors import InterpError

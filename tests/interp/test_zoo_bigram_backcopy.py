@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import interp
-from interp.zoo.backcopy import figures, look
+from interp.zoo.backcopy import look
 from interp.zoo.recipes.bigram_backcopy import HELD_OUT, LETTERS, RECIPES, make_chain
 from interp.zoo.registry import ROOT, verify
 from interp.zoo.train import train
@@ -159,7 +159,7 @@ def figures_of(tmp_path_factory):
 
     @cache
     def measured(recipe):
-        return figures(recipe, trained(recipe, tmp_path_factory.mktemp("other")))
+        return recipe.figures(trained(recipe, tmp_path_factory.mktemp("other")))
 
     return lambda recipe, seed: measured(replace(recipe, seed=seed))
 

@@ -13,6 +13,7 @@ from interp.sweeps.plan import Shard
 if TYPE_CHECKING:
     from interp.hooks.model import HookedModel
     from interp.sweeps.job import Job
+    from interp.sweeps.work import Work
 
 NAMES = ("inline", "process", "ray")
 
@@ -69,8 +70,11 @@ class Execution:
         if self.workers < 1 or self.threads < 1:
             raise InterpError("E205", f"{self.workers} workers with {self.threads} threads", fix="ask for 1 or more")
 
-    def open(self, model: HookedModel, job: Job) -> Executor:
+    def open(self, model: HookedModel, job: Job, work: Work) -> Executor:
         """The executor, ready to work.
+
+        Args:
+            work: of this process, with all that it has recorded; workers elsewhere make their own from the job.
 
         Raises:
             InterpError: E205 a model in memory cannot leave this process; E601 Ray is not installed; E605 no cluster.
@@ -78,7 +82,7 @@ class Execution:
         if self.executor == "inline":
             from interp.sweeps.executors.inline import Inline
 
-            return Inline(job.work(model))
+            return Inline(work)
         from interp.sweeps.opening import Opening
 
         opening = Opening.required(model, f"a worker of executor {self.executor!r}")

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from interp.zoo.ordered.figures import figures, summary
 from interp.zoo.ordered.interchange import Lesson, Program, losses
 from interp.zoo.plain import PlainConfig, PlainTransformer
 from interp.zoo.planted.writing import Question, word_tokenizer, write_questions
@@ -66,8 +67,6 @@ class Ordered(Training):
 
     def progress(self, model: Any) -> dict[str, float]:
         """See `Training.progress`."""
-        from interp.zoo.ordered.figures import summary
-
         return summary(model, self.program, self.alignment)
 
     def questions(self) -> list[Question]:
@@ -94,9 +93,10 @@ class Ordered(Training):
 
     def measure(self, folder: Path) -> dict[str, Any]:
         """See `Recipe.measure`."""
-        from interp.zoo.ordered.figures import figures
-
-        return figures(self, folder)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            untrained = self.build()
+        return figures(self.program, self.alignment, folder, untrained, self.truth().edges)
 
     def truth(self) -> Truth:
         """See `Recipe.truth`."""

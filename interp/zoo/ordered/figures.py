@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +16,6 @@ from interp.zoo.edges import mattering, sweep
 from interp.zoo.ordered.interchange import UNASKED, Alignment, Lesson, Outcome, Program, everywhere, outside, run
 from interp.zoo.ordered.noise import decodable, likeness, most_frequent, node_weights, structure
 from interp.zoo.plain import PlainTransformer
-
-if TYPE_CHECKING:
-    from interp.zoo.ordered.base import Ordered
 
 N = 1024
 SWEPT = 32
@@ -93,10 +90,21 @@ def summary(model: Any, program: Program, alignment: Alignment, n: int = 256) ->
 
 
 @torch.no_grad()
-def figures(recipe: Ordered, folder: Path) -> dict[str, Any]:
-    """What `Ordered.measure` returns; shares of asked positions of `N` freshly drawn prompts."""
+def figures(
+    program: Program,
+    alignment: Alignment,
+    folder: Path,
+    untrained: PlainTransformer,
+    truth: Mapping[str, Sequence[str]],
+) -> dict[str, Any]:
+    """What `Ordered.measure` returns; shares of asked positions of `N` freshly drawn prompts.
+
+    Args:
+        untrained: the model as training began with it.
+        truth: edges that are stated, see `Truth.edges`.
+    """
     model: Any = PlainTransformer.from_pretrained(folder)
-    asked = Questions(model, recipe.program, recipe.alignment, N)
+    asked = Questions(model, program, alignment, N)
     return {
         "prompts": N,
         "accuracy": asked.accuracy(),
@@ -104,16 +112,13 @@ def figures(recipe: Ordered, folder: Path) -> dict[str, Any]:
         "interchange with an idle node instead": asked.misplaced(),
         "change by idle nodes": {node: asked.changes(node) for node in asked.idle}
         | {"all together": asked.changes(*asked.idle)},
-        "noise": noise(recipe, asked),
-        "edges": edges(recipe, model, folder),
+        "noise": noise(untrained, asked),
+        "edges": edges(edge_effects(program, model, folder), truth),
     }
 
 
-def noise(recipe: Ordered, asked: Questions) -> dict[str, Any]:
+def noise(fresh: PlainTransformer, asked: Questions) -> dict[str, Any]:
     """Weights and outputs of true and idle nodes, means; see `interp.zoo.ordered.noise`."""
-    with torch.random.fork_rng():
-        torch.manual_seed(recipe.seed)
-        fresh = recipe.build()
     answer, idle = asked.plain.answer, asked.idle
     weights, first = dict(node_weights(asked.lesson.model)), dict(node_weights(fresh))
     structures = {name: structure(matrices) for name, matrices in weights.items()}
@@ -133,10 +138,8 @@ def noise(recipe: Ordered, asked: Questions) -> dict[str, Any]:
     }
 
 
-def edges(recipe: Ordered, model: Any, folder: Path) -> dict[str, Any]:
+def edges(effects: Mapping[str, float], truth: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """The exact sweep under resampling against what the recipe states; effects in shares of the largest one."""
-    effects = edge_effects(recipe.program, model, folder)
-    truth = recipe.truth().edges
     strong, told = set(mattering(effects, FLOOR)), set(truth["resample"])
     largest = max(effects.values())
     rest = [effect for edge, effect in effects.items() if edge not in told]

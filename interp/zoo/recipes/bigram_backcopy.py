@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.zoo.backcopy import figures
 from interp.zoo.plain import PlainConfig, PlainTransformer
 from interp.zoo.planted.writing import Question, word_tokenizer, write_questions
 from interp.zoo.recipe import Training
@@ -26,6 +27,7 @@ CONCENTRATION = 0.3
 """Of the Dirichlet distribution that each row of the chain is drawn from."""
 
 EXAMPLES, EXAMPLE_LENGTH = 64, 24
+N = 256
 HELD_OUT = 1_000_000
 """A step that no training reaches: what it reads is held out."""
 
@@ -134,9 +136,13 @@ class BigramBackcopy(Training):
 
     def progress(self, model: Any) -> dict[str, float]:
         """See `Training.progress`."""
-        from interp.zoo.backcopy import figures
+        return {name: value for name, value in self.figures(model).items() if isinstance(value, float)}
 
-        return {name: value for name, value in figures(self, model).items() if isinstance(value, float)}
+    def figures(self, model: Any) -> dict[str, float]:
+        """What a model does on `N` held-out sequences, see `interp.zoo.backcopy`."""
+        drawn = self.sequences(HELD_OUT, N, self.length)
+        expected = torch.from_numpy(self.chain.expected(drawn.numpy())).float()
+        return figures(model, drawn, expected, torch.from_numpy(self.chain.is_trigger)[drawn])
 
     def questions(self) -> list[Question]:
         """Prompts that end in a trigger; in the corrupt one another letter stands before it."""
@@ -154,9 +160,7 @@ class BigramBackcopy(Training):
 
     def measure(self, folder: Path) -> dict[str, Any]:
         """See `Recipe.measure`."""
-        from interp.zoo.backcopy import figures
-
-        return figures(self, PlainTransformer.from_pretrained(folder))
+        return self.figures(PlainTransformer.from_pretrained(folder))
 
     def truth(self) -> Truth:
         """See `Recipe.truth`."""
