@@ -27,9 +27,9 @@ class Found:
 
     Attributes:
         lse: `log sum_j exp(s_ij)` over the keys seen, natural logarithm, float32 or better; -inf for padding queries;
-            None where an operator of the call has none.
-        statistics: by name. Row statistics are [batch head query_pos ...], NaN for padding queries; column statistics
-            [batch head key_pos ...]. Each class says what it is.
+            None where an operator or the backend of the call gives none.
+        statistics: by name. Row statistics are [batch head query_pos ...], NaN for padding queries (-1 where they are
+            indices of keys); column statistics [batch head key_pos ...]. Each class says what it is.
         choices: which backend ran which heads, and why.
         notes: what else backends had to say.
     """

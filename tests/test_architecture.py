@@ -32,6 +32,8 @@ PUBLIC = [
     "Redistribute",
     "Scale",
     "Steer",
+    "Swap",
+    "SwapResult",
     "__version__",
     "ablate",
     "attention_transfer",
@@ -44,6 +46,7 @@ PUBLIC = [
     "patch",
     "paths",
     "report",
+    "swap",
     "task",
 ]
 
@@ -235,9 +238,10 @@ def test_codes_and_raised_codes_agree() -> None:
     assert set(CODES) - set(literals) == set(NOT_RAISED_YET), "bring NOT_RAISED_YET up to date"
 
 
-def test_the_page_of_errors_is_up_to_date() -> None:
-    page = runpy.run_path(str(ROOT / "scripts" / "errors_page.py"))["page"]()
-    assert (ROOT / "ERRORS.md").read_text("utf-8") == page, "python scripts/errors_page.py > ERRORS.md"
+@pytest.mark.parametrize(("script", "name"), [("errors_page", "ERRORS.md"), ("attention_page", "ATTENTION.md")])
+def test_pages_made_from_the_code_are_up_to_date(script: str, name: str) -> None:
+    page = runpy.run_path(str(ROOT / "scripts" / f"{script}.py"))["page"]()
+    assert (ROOT / name).read_text("utf-8") == page, f"python scripts/{script}.py > {name}"
 
 
 def test_first_digit_of_a_code_is_an_exit_code() -> None:

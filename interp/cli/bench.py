@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from interp.cli.bench_kernels import kernels
 from interp.cli.terminal import Terminal
 from interp.cli.verb import verb
 
@@ -62,3 +63,4 @@ bench = typer.Typer(
     name="bench", help="Measure what the toolkit's speed claims rest on.", no_args_is_help=True, rich_markup_mode=None
 )
 bench.command()(verb(engine, group="bench"))
+bench.command()(verb(kernels, group="bench"))

@@ -13,9 +13,10 @@ from torch import Tensor
 from interp.kernels.backends.blockwise_tile import Buffers, Tile
 from interp.kernels.backends.primitives import Primitives, Request
 
-ROWS = 256
+ROWS, LEAST_ROWS = 256, 64
+"""Rows of a block: more are no faster, and fewer make products slow."""
 CELLS = 2**20
-"""Scores that several heads together may hold (4 MiB); a single one holds 256 rows, however long."""
+"""Scores of a block (4 MiB), so that they stay in the cache; long rows hold more when there are only a few of them."""
 
 Range = tuple[int, int]
 
@@ -29,10 +30,11 @@ def supports(request: Request) -> str | None:
 def run(request: Request) -> Primitives:
     """Answers a request on any device."""
     answer, buffers = _empty(request), Buffers(request.q.device)
-    band = None if request.band is None else _toeplitz(request.band)
+    block = min(ROWS, max(LEAST_ROWS, CELLS // request.k.shape[2]))
+    band = None if request.band is None else _toeplitz(request.band, block)
     heads = request.q.shape[1]
     for batch in range(request.q.shape[0]):
-        for rows, ranges in _pieces(request, batch):
+        for rows, ranges in _pieces(request, batch, block):
             width = max(1, sum(stop - start for start, stop in ranges))
             step = max(1, CELLS // ((rows.stop - rows.start) * width))
             for head in range(0, heads, step):
@@ -63,13 +65,13 @@ def _empty(request: Request) -> Primitives:
     )
 
 
-def _pieces(request: Request, batch: int) -> list[tuple[slice, tuple[Range, ...]]]:
+def _pieces(request: Request, batch: int, block: int) -> list[tuple[slice, tuple[Range, ...]]]:
     """Blocks of rows, and the ranges of keys (none, one, or two apart) that any of their queries sees."""
     near = _of(request.rows.low, batch), _of(request.rows.high, batch)
     far = _of(request.rows.first, batch), _of(request.rows.stop, batch)
     found = []
-    for start in range(0, request.q.shape[2], ROWS):
-        rows = slice(start, min(start + ROWS, request.q.shape[2]))
+    for start in range(0, request.q.shape[2], block):
+        rows = slice(start, min(start + block, request.q.shape[2]))
         hulls = [_hull(low[:, rows], high[:, rows]) for low, high in (far, near)]
         found.append((rows, _merged([hull for hull in hulls if hull[0] < hull[1]])))
     return found
@@ -94,7 +96,7 @@ def _merged(ranges: list[Range]) -> tuple[Range, ...]:
     return ((start, max(stop, end)),) if later <= stop else ((start, stop), (later, end))
 
 
-def _toeplitz(band: Float[Tensor, "weighting distance"]) -> Float[Tensor, "weighting place column"]:
+def _toeplitz(band: Float[Tensor, "weighting distance"], rows: int) -> Float[Tensor, "weighting place column"]:
     """Weights by distance as a table: entry [r, c] is for distance `r + n - 1 - c`, 0 outside of the band."""
-    spread = torch.nn.functional.pad(band.float().flip(-1), (ROWS - 1, ROWS - 1))
-    return spread.unfold(-1, ROWS + band.shape[1] - 1, 1).flip(1)
+    spread = torch.nn.functional.pad(band.float().flip(-1), (rows - 1, rows - 1))
+    return spread.unfold(-1, rows + band.shape[1] - 1, 1).flip(1)
