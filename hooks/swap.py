@@ -87,9 +87,12 @@ class Swapped(Operator):
 
 
 def fitted(variant: Variant, call: AttentionCall, causal: bool) -> Variant:
-    """The operator as this layer needs it: causal like its mask, with its softcap and its sink logits."""
+    """The operator as this layer needs it, and those that it is made of: causal like the layer's mask, with its softcap
+    and its sink logits."""
     known = {field.name for field in fields(variant)}
-    given: dict[str, Any] = {"causal": causal}
+    own = {name: getattr(variant, name) for name in known}
+    inner = {name: fitted(value, call, causal) for name, value in own.items() if isinstance(value, Variant)}
+    given: dict[str, Any] = {"causal": causal, **inner}
     for name, option in (("softcap", "softcap"), ("sink", "s_aux")):
         if name in known and call.options.get(option) is not None and getattr(variant, name) is None:
             given[name] = call.options[option]

@@ -19,15 +19,20 @@ if TYPE_CHECKING:
     from interp.attribution.run import dla
     from interp.circuits.groups import grow_group
     from interp.circuits.transfer import attention_transfer
+    from interp.heads.result import HeadScores
+    from interp.heads.run import score
     from interp.hooks.interventions import Ablate, Knockout, Patch, Redistribute, Scale, Steer
     from interp.hooks.model import HookedModel
     from interp.hooks.names import HeadId
+    from interp.hooks.swap import Swap
     from interp.kernels.errors import InterpError
     from interp.loading import load
     from interp.patching.paths import paths
     from interp.patching.result import PatchResult, PathResult
     from interp.patching.run import patch
     from interp.report.page import report
+    from interp.swapping.result import SwapResult
+    from interp.swapping.run import swap
     from interp.tasks.registry import task
 
 __version__ = "0.1.0"
@@ -37,6 +42,7 @@ _HOMES = {
     "AblationResult": "interp.ablation.result",
     "AttributionResult": "interp.attribution.result",
     "HeadId": "interp.hooks.names",
+    "HeadScores": "interp.heads.result",
     "HookedModel": "interp.hooks.model",
     "InterpError": "interp.kernels.errors",
     "Knockout": "interp.hooks.interventions",
@@ -46,6 +52,8 @@ _HOMES = {
     "Redistribute": "interp.hooks.interventions",
     "Scale": "interp.hooks.interventions",
     "Steer": "interp.hooks.interventions",
+    "Swap": "interp.hooks.swap",
+    "SwapResult": "interp.swapping.result",
     "ablate": "interp.ablation.run",
     "attention_transfer": "interp.circuits.transfer",
     "dla": "interp.attribution.run",
@@ -54,6 +62,8 @@ _HOMES = {
     "patch": "interp.patching.run",
     "paths": "interp.patching.paths",
     "report": "interp.report.page",
+    "score": "interp.heads.run",
+    "swap": "interp.swapping.run",
     "task": "interp.tasks.registry",
 }
 _FOLDERS = ("circuits", "hooks", "kernels")
@@ -65,6 +75,7 @@ __all__ = [
     "AblationResult",
     "AttributionResult",
     "HeadId",
+    "HeadScores",
     "HookedModel",
     "InterpError",
     "Knockout",
@@ -74,6 +85,8 @@ __all__ = [
     "Redistribute",
     "Scale",
     "Steer",
+    "Swap",
+    "SwapResult",
     "__version__",
     "ablate",
     "attention_transfer",
@@ -86,6 +99,8 @@ __all__ = [
     "patch",
     "paths",
     "report",
+    "score",
+    "swap",
     "task",
 ]
 

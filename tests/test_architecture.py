@@ -23,6 +23,7 @@ PUBLIC = [
     "AblationResult",
     "AttributionResult",
     "HeadId",
+    "HeadScores",
     "HookedModel",
     "InterpError",
     "Knockout",
@@ -46,6 +47,7 @@ PUBLIC = [
     "patch",
     "paths",
     "report",
+    "score",
     "swap",
     "task",
 ]

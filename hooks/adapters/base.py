@@ -39,6 +39,16 @@ class AttentionCall:
     scaling: float
     options: Mapping[str, Any]
 
+    def rows(self, start: int, stop: int) -> AttentionCall:
+        """The call for some of its prompts; what stands once for all of them stays."""
+
+        def cut(value: Any) -> Any:
+            each = isinstance(value, Tensor) and value.ndim == 4 and len(value) == len(self.q)
+            return value[start:stop] if each else value
+
+        options = {name: cut(value) for name, value in self.options.items()}
+        return AttentionCall(cut(self.q), cut(self.k), cut(self.v), cut(self.mask), self.causal, self.scaling, options)
+
 
 @dataclass(frozen=True, eq=False)
 class HookContext:

@@ -107,9 +107,10 @@ def _grouped(variants: Sequence[Edits]) -> list[tuple[PointId, list[Sequence[Hoo
 def _each(batch: Batch, functions: Sequence[Sequence[HookFn]], value: Tensor, context: HookContext) -> Tensor:
     """Each variant's own hooks on its own rows."""
     parts = []
-    for hooks, part in zip(functions, value.chunk(len(functions)), strict=True):
+    for index, (hooks, part) in enumerate(zip(functions, value.chunk(len(functions)), strict=True)):
         allowed = context.allowed
         if allowed is not None and len(allowed) == len(value):
             allowed = allowed[: len(part)]  # every variant runs the same prompts
-        parts.append(run_hooks(hooks, part, replace(context, batch=batch, allowed=allowed), Counter()))
+        call = None if context.call is None else context.call.rows(index * len(part), (index + 1) * len(part))
+        parts.append(run_hooks(hooks, part, replace(context, batch=batch, allowed=allowed, call=call), Counter()))
     return torch.cat(parts)

@@ -18,6 +18,8 @@ from interp.cli.paths import paths
 from interp.cli.plan import plan
 from interp.cli.report import report
 from interp.cli.resume import resume
+from interp.cli.score import score
+from interp.cli.swap import swap
 from interp.cli.tasks import tasks
 from interp.cli.validate import validate
 from interp.cli.verb import verb
@@ -38,7 +40,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _function in (ablate, patch, paths, dla, plan, resume, verify, diff, report, validate, models, tasks, env):
+for _function in (
+    ablate,
+    patch,
+    paths,
+    dla,
+    score,
+    swap,
+    plan,
+    resume,
+    verify,
+    diff,
+    report,
+    validate,
+    models,
+    tasks,
+    env,
+):
     app.command()(verb(_function))
 app.add_typer(zoo)
 app.add_typer(bench)

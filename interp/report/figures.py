@@ -40,24 +40,24 @@ def effect_heatmap(result: AblationResult) -> go.Figure:
     is the largest effect, but at least `FULL_COLOUR` standard errors, so that a run of nothing but noise looks pale.
     """
     heads = [parse_head(label) for label in result.heads]
-    layers = list(dict.fromkeys(_layer_label(head) for head in heads))
+    layers = list(dict.fromkeys(layer_label(head) for head in heads))
     shape = (len(layers), max(head.head for head in heads) + 1)
     mean, place = np.full(shape, np.nan), np.full(shape, -1)
     hover, mark = np.full(shape, "", object), np.full(shape, "", object)
     for index, head in enumerate(heads):
-        cell, row = (layers.index(_layer_label(head)), head.head), head_row(result, index)
+        cell, row = (layers.index(layer_label(head)), head.head), head_row(result, index)
         mean[cell], place[cell], hover[cell], mark[cell] = row.mean, index, head_hover(row), "●" if row.claimed else ""
     error = np.nan_to_num(result.evidence.standard_error)
     size = max(float(np.nanmax(np.abs(mean), initial=0.0)), FULL_COLOUR * float(np.median(error))) or 1.0
     trace = go.Heatmap(
         z=mean.tolist(), customdata=place.tolist(), text=mark.tolist(), texttemplate="%{text}", textfont={"size": 9},
         hovertext=hover.tolist(), hoverinfo="text", hoverongaps=False, zmin=-size, zmax=size, xgap=2, ygap=2,
-        colorscale=scale(DIVERGING), colorbar=_bar(),
+        colorscale=scale(DIVERGING), colorbar=colour_bar(),
     )  # fmt: skip
-    figure = _figure([trace], height=int(np.clip(34 * shape[0] + 110, 230, 640)))
-    across = _ticks([str(head) for head in range(shape[1])], most=TICKS // 2)
+    figure = framed([trace], height=int(np.clip(34 * shape[0] + 110, 230, 640)))
+    across = axis_ticks([str(head) for head in range(shape[1])], most=TICKS // 2)
     figure.update_xaxes(**across, title="head", tickangle=0, showgrid=False)
-    figure.update_yaxes(**_ticks(layers), title="layer", range=[shape[0] - 0.5, -0.5], showgrid=False)
+    figure.update_yaxes(**axis_ticks(layers), title="layer", range=[shape[0] - 0.5, -0.5], showgrid=False)
     return figure
 
 
@@ -88,8 +88,8 @@ def top_heads(result: AblationResult, k: int = TOP) -> go.Figure:
             hovertext=[head_hover(row) for row in rows], customdata=[row.place for row in rows],
         ),
     ]  # fmt: skip
-    figure = _figure(traces, height=110 + 30 * len(rows))
-    figure.update_yaxes(**_ticks([row.label for row in rows]), range=[len(rows) - 0.5, -0.5])
+    figure = framed(traces, height=110 + 30 * len(rows))
+    figure.update_yaxes(**axis_ticks([row.label for row in rows]), range=[len(rows) - 0.5, -0.5])
     figure.update_xaxes(title=escaped(effect_title(result)), zeroline=True)
     return figure.update_layout(legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0, "xanchor": "left"})
 
@@ -110,8 +110,8 @@ def prompt_effects(result: AblationResult, head: str) -> go.Figure:
     ]
     bars = {**_interval([row]), "color": INK, "thickness": 2, "width": 6}
     traces.append(go.Scatter(x=[row.mean], y=[0], mode="markers", hoverinfo="skip", error_x=bars, marker=MEAN_POINT))
-    figure = _figure(traces, height=210).update_layout(showlegend=False)
-    figure.update_yaxes(**_ticks(["head", "controls"]), range=[1.5, -0.5], showgrid=False)
+    figure = framed(traces, height=210).update_layout(showlegend=False)
+    figure.update_yaxes(**axis_ticks(["head", "controls"]), range=[1.5, -0.5], showgrid=False)
     figure.update_xaxes(title=escaped(effect_title(result)), zeroline=True, rangemode="tozero")
     return figure
 
@@ -127,7 +127,7 @@ def clean_metric(result: AblationResult) -> go.Figure:
     mean = go.Scatter(
         x=[float(finite.mean())] if finite.size else [], y=[0], mode="markers", hoverinfo="skip", marker=MEAN_POINT
     )
-    figure = _figure([dots, mean], height=170).update_layout(showlegend=False)
+    figure = framed([dots, mean], height=170).update_layout(showlegend=False)
     figure.update_yaxes(visible=False, range=[-0.6, 0.6])
     title = escaped(f"{visible(result.metric, 60)} of the untouched model")
     figure.update_xaxes(title=title, zeroline=True, rangemode="tozero")
@@ -156,11 +156,11 @@ def pattern_figure(
         zmin=0,
         zmax=1,
         colorscale=scale(SEQUENTIAL),
-        colorbar=_bar(),
+        colorbar=colour_bar(),
     )
-    figure = _figure([trace], height=int(np.clip(15 * len(tokens) + 150, 300, 640)))
-    figure.update_xaxes(**_ticks(labels), tickangle=-60, showgrid=False)
-    figure.update_yaxes(**_ticks(labels), range=[len(tokens) - 0.5, -0.5], showgrid=False)
+    figure = framed([trace], height=int(np.clip(15 * len(tokens) + 150, 300, 640)))
+    figure.update_xaxes(**axis_ticks(labels), tickangle=-60, showgrid=False)
+    figure.update_yaxes(**axis_ticks(labels), range=[len(tokens) - 0.5, -0.5], showgrid=False)
     return figure
 
 
@@ -194,7 +194,7 @@ def prompt_hover(prompt: PromptRecord) -> str:
     return "<br>".join([f"<b>{escaped(visible(prompt.id, 60))}</b>", *map(escaped, lines)])
 
 
-def _layer_label(head: HeadId) -> str:
+def layer_label(head: HeadId) -> str:
     """`L5`, or `vision.L5` outside the main tower."""
     return head.label.rpartition("H")[0]
 
@@ -209,17 +209,17 @@ def _interval(rows: Sequence[HeadRow]) -> dict[str, Any]:
     return {"array": [row.high - row.mean for row in rows], "arrayminus": [row.mean - row.low for row in rows]}
 
 
-def _ticks(labels: Sequence[str], most: int = TICKS) -> dict[str, Any]:
+def axis_ticks(labels: Sequence[str], most: int = TICKS) -> dict[str, Any]:
     """Labels at integer positions: as categories, equal labels would fall together into one."""
     step = -(-len(labels) // most)
     return {"tickvals": list(range(0, len(labels), step)), "ticktext": [escaped(label) for label in labels[::step]]}
 
 
-def _bar() -> dict[str, Any]:
+def colour_bar() -> dict[str, Any]:
     return {"thickness": 10, "outlinewidth": 0, "len": 1, "xpad": 6, "nticks": 5, "tickfont": {"size": 11}}
 
 
-def _figure(traces: Sequence[go.Scatter | go.Heatmap], height: int) -> go.Figure:
+def framed(traces: Sequence[go.Scatter | go.Heatmap], height: int) -> go.Figure:
     """A figure in the house style, without Plotly's default template."""
     figure = go.Figure(traces)
     axis = {"gridcolor": GRID, "zerolinecolor": MUTED, "zeroline": False, "automargin": True, "title": {"standoff": 8}}

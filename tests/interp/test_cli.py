@@ -23,6 +23,8 @@ VERBS = (
     "patch",
     "paths",
     "dla",
+    "score",
+    "swap",
     "plan",
     "resume",
     "verify",

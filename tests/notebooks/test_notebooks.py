@@ -34,3 +34,11 @@ def test_the_second_notebook_meets_every_model(capsys: pytest.CaptureFixture[str
     said = capsys.readouterr().out
     met = {name for name in names["cards"] if f"\n{name}: " in said}
     assert met == set(names["cards"]) - {"mini-vlm"} and isinstance(names["picture"], names["Image"].Image)
+
+
+def test_the_notebook_on_attention_finds_heads_that_need_all_of_it() -> None:
+    names = runpy.run_path(str(next(path for path in NOTEBOOKS if path.stem.startswith("04"))))
+    needed = names["verdicts"]["which heads in full"]
+    assert needed.claimed and needed.n_controls_hold == 0 and needed.loss <= needed.bound
+    assert len(names["result"].full_heads) <= len(names["result"].asked) // 2
+    assert names["kept"] == names["whole"] == 1.0 and set(names["found"].full_heads) == {"L1H2", "L1H3"}

@@ -1,0 +1,164 @@
+"""The masking test: what a metric is worth without the heads that score highest, beside matched sets of other heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.circuits.controls import matched_random_sets
+from interp.circuits.tables import as_text, counted, number
+from interp.heads.result import HeadScores
+from interp.hooks.interventions import Ablate
+from interp.hooks.metrics import metric as metric_of
+from interp.hooks.naive import batches, plain_outputs, sweep
+from interp.hooks.names import HeadId, parse_head, point_name
+from interp.hooks.pairs import Pairs, tokenise
+from interp.hooks.reference import mean_reference
+from interp.kernels.errors import InterpError
+from interp.tasks.base import Task
+from interp.tasks.file import FileTask
+
+if TYPE_CHECKING:
+    from interp.hooks.model import HookedModel
+
+OPERATORS = ("zero", "mean")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Masking:
+    """A metric with all heads, without the highest of a score, and without matched sets of others.
+
+    Attributes:
+        scorer, task, metric, operator: what was asked.
+        heads: the ones that were taken away.
+        controls: as many others of the same layers, set by set.
+        clean, masked: the metric of each prompt.
+        controlled: the same for each control set.
+    """
+
+    scorer: str
+    task: str
+    metric: str
+    operator: str
+    heads: tuple[str, ...]
+    controls: tuple[tuple[str, ...], ...]
+    clean: Float[np.ndarray, " prompt"]
+    masked: Float[np.ndarray, " prompt"]
+    controlled: Float[np.ndarray, "control prompt"]
+
+    @property
+    def separates(self) -> bool:
+        """Whether no control set costs as much as the heads do."""
+        return bool(self.masked.mean() < self.controlled.mean(1).min())
+
+    def headline(self) -> str:
+        """One sentence."""
+        lowest = number(float(self.controlled.mean(1).min()))
+        without = f"{number(float(self.clean.mean()))} with all heads, {number(float(self.masked.mean()))} without"
+        verdict = "" if self.separates else ": not distinguishable from them"
+        draws = f"{counted(len(self.controls), 'draw')} of {counted(len(set(self.controls)), 'different set')}"
+        others = f"at least {lowest} without as many others ({draws})"
+        return f"{self.metric} is {without} {', '.join(self.heads)}; {others}{verdict}."
+
+    def __repr__(self) -> str:
+        rows = [["", ", ".join(self.heads), number(float(self.masked.mean()))]]
+        means = self.controlled.mean(1).tolist()
+        rows += [["control", ", ".join(each), number(mean)] for each, mean in zip(self.controls, means, strict=True)]
+        asked = f"{self.scorer}, {self.task}, {self.operator}-ablated"
+        return as_text(f"Masking({asked}): {self.headline()}", ("set", "heads", self.metric), rows)
+
+
+def masking_test(
+    model: HookedModel,
+    scores: HeadScores,
+    task: Task,
+    *,
+    k: int | None = None,
+    operator: str = "mean",
+    metric: str = "top1",
+    n_controls: int = 10,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> Masking:
+    """Take the highest heads away, by real ablation, and as often as asked as many others of the same layers.
+
+    Controls have as many heads in each layer, norms of what they write as near as can be, and none of the heads. Their
+    sets are drawn with replacement, so that small layers repeat them. Heads are ablated at every position of the prompt,
+    so that nothing of them is left for later layers to read.
+
+    Args:
+        task: its prompts should not be those that were scored.
+        k: how many; None takes the claimed ones.
+        operator: 'zero', or 'mean' over the prompts.
+        metric: 'top1', 'logit_diff', ...
+        seed: of the draws.
+
+    Raises:
+        InterpError: E205 no head to take away, or more than half of a layer's; E201 another operator or metric.
+    """
+    if operator not in OPERATORS:
+        raise InterpError("E201", f"operator is {operator!r}", fix=f"known: {', '.join(OPERATORS)}")
+    heads = highest(scores, k)
+    every = [HeadId("", layer, head) for layer, n in enumerate(model.heads[""]) for head in range(n)]
+    measured = metric_of(metric)
+    pairs = tokenise(
+        model.tokenizer, task.examples(model.tokenizer).examples, needs=measured.needs & {"answer", "distractor"},
+        limit=model.adapter.n_positions, strict=isinstance(task, FileTask),
+    )  # fmt: skip
+    sets = matched_random_sets(
+        [every.index(parse_head(label)) for label in heads], written_norms(model, pairs, every, batch_size),
+        np.array([head.layer for head in every]), n_sets=n_controls, rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    controls = tuple(tuple(every[index].label for index in found) for found in sets)
+    clean, values = _values(model, pairs, [heads, *controls], operator, metric, batch_size)
+    scorer = str(scores.run.method["scorer"])
+    return Masking(scorer, task.name, metric, operator, heads, controls, clean, values[0], values[1:])
+
+
+def highest(scores: HeadScores, k: int | None) -> tuple[str, ...]:
+    """Labels of the k highest heads, or of the claimed ones (E205 where there is none)."""
+    count = int(scores.claimed.sum()) if k is None else k
+    if not 1 <= count <= len(scores.heads):
+        fix = "k=1 or more, up to the number of heads"
+        raise InterpError("E205", f"{count} heads to take away", where="masking test", fix=fix)
+    order = np.argsort(-np.nan_to_num(scores.mean, nan=-np.inf), kind="stable")
+    return tuple(row.label for row in scores.top(count)) if k is None else tuple(scores.heads[i] for i in order[:k])
+
+
+def written_norms(
+    model: HookedModel, pairs: Pairs, heads: Sequence[HeadId], batch_size: int
+) -> Float[np.ndarray, " head"]:
+    """Mean norm of what each head writes where answers are read."""
+    names = [point_name("attn.hook_z", layer) for layer, n in enumerate(model.heads[""]) if n]
+    total = np.zeros(len(heads))
+    for start, stop in batches(len(pairs), batch_size):
+        batch = pairs.clean.rows(start, stop)
+        _, cache = model.run_with_cache(batch, names)
+        rows, at = torch.arange(batch.size), pairs.read_at[start:stop]
+        for index, head in enumerate(heads):
+            z = cache[point_name("attn.hook_z", head.layer)][rows, at, head.head].double()
+            total[index] += float((z @ model.w_out(head.layer)[head.head].double()).norm(dim=-1).sum())
+    return total / len(pairs)
+
+
+def _values(
+    model: HookedModel, pairs: Pairs, sets: Sequence[tuple[str, ...]], operator: str, metric: str, batch_size: int
+) -> tuple[Float[np.ndarray, " prompt"], Float[np.ndarray, "set prompt"]]:
+    """The metric of each prompt with all heads, and without each set of them."""
+    spans = list(batches(len(pairs), batch_size))
+    reference = mean_reference(model, [pairs.clean.rows(*span) for span in spans]) if operator == "mean" else None
+
+    def measure(output: Float[Tensor, "batch d_out"], start: int, stop: int) -> Float[Tensor, " batch"]:
+        sides = (("answer", pairs.answer), ("distractor", pairs.distractor))
+        return metric_of(metric)(output, **{name: side[start:stop] for name, side in sides if side is not None})
+
+    clean = measure(plain_outputs(model, pairs.clean, pairs.read_at, batch_size), 0, len(pairs))
+    variants = [Ablate(heads=found, operator=operator, reference=reference) for found in sets]
+    values = sweep(model, pairs.clean, variants, pairs.read_at, measure, batch_size=batch_size)
+    return clean.double().numpy(), values.numpy()
