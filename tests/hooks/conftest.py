@@ -97,7 +97,7 @@ def attended(notes: Notes, block: str, q: Tensor, k: Tensor, v: Tensor, allowed:
     scores = notes.at(f"{block}.attn.hook_attn_scores", scores)
     pattern = notes.at(f"{block}.attn.hook_pattern", scores.softmax(-1).nan_to_num(0.0))
     z = torch.stack([torch.einsum("bqk,bkd->bqd", pattern[:, h], v[:, :, h // group]) for h in heads], 2)
-    return notes.at(f"{block}.attn.hook_z", z)
+    return notes.at(f"{block}.attn.hook_z", notes.at(f"{block}.attn.hook_operator", z))
 
 
 def visible_keys(ids: Tensor, real: Tensor | None) -> Tensor:
