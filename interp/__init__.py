@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from interp.patching.result import PatchResult, PathResult
     from interp.patching.run import patch
     from interp.report.page import report
+    from interp.sinks.effects import SinkEffects
+    from interp.sinks.result import SinkReport
+    from interp.sinks.run import sinks
     from interp.swapping.result import SwapResult
     from interp.swapping.run import swap
     from interp.tasks.registry import task
@@ -51,6 +54,8 @@ _HOMES = {
     "PathResult": "interp.patching.result",
     "Redistribute": "interp.hooks.interventions",
     "Scale": "interp.hooks.interventions",
+    "SinkEffects": "interp.sinks.effects",
+    "SinkReport": "interp.sinks.result",
     "Steer": "interp.hooks.interventions",
     "Swap": "interp.hooks.swap",
     "SwapResult": "interp.swapping.result",
@@ -63,12 +68,13 @@ _HOMES = {
     "paths": "interp.patching.paths",
     "report": "interp.report.page",
     "score": "interp.heads.run",
+    "sinks": "interp.sinks.run",
     "swap": "interp.swapping.run",
     "task": "interp.tasks.registry",
 }
 _FOLDERS = ("circuits", "hooks", "kernels")
 _KERNELS = ("attention", "pattern")
-_CALLABLE_FOLDERS = ("report",)
+_CALLABLE_FOLDERS = ("report", "sinks")
 
 __all__ = [
     "Ablate",
@@ -84,6 +90,8 @@ __all__ = [
     "PathResult",
     "Redistribute",
     "Scale",
+    "SinkEffects",
+    "SinkReport",
     "Steer",
     "Swap",
     "SwapResult",
@@ -100,6 +108,7 @@ __all__ = [
     "paths",
     "report",
     "score",
+    "sinks",
     "swap",
     "task",
 ]

@@ -32,6 +32,8 @@ PUBLIC = [
     "PathResult",
     "Redistribute",
     "Scale",
+    "SinkEffects",
+    "SinkReport",
     "Steer",
     "Swap",
     "SwapResult",
@@ -48,6 +50,7 @@ PUBLIC = [
     "paths",
     "report",
     "score",
+    "sinks",
     "swap",
     "task",
 ]

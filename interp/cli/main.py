@@ -19,6 +19,7 @@ from interp.cli.plan import plan
 from interp.cli.report import report
 from interp.cli.resume import resume
 from interp.cli.score import score
+from interp.cli.sinks import sinks
 from interp.cli.swap import swap
 from interp.cli.tasks import tasks
 from interp.cli.validate import validate
@@ -46,6 +47,7 @@ for _function in (
     paths,
     dla,
     score,
+    sinks,
     swap,
     plan,
     resume,

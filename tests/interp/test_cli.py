@@ -24,6 +24,7 @@ VERBS = (
     "paths",
     "dla",
     "score",
+    "sinks",
     "swap",
     "plan",
     "resume",
