@@ -15,11 +15,12 @@ from interp.kernels.errors import InterpError, suggest
 def found(package: str, base: type[Any]) -> dict[str, type[Any]]:
     """Name to class, for every concrete subclass of `base` that has a `name` and lives in a module of `package`."""
     home = import_module(package)
-    classes: dict[str, Any] = {}
+    classes: dict[str, type[Any]] = {}
     for module in iter_modules(home.__path__):
         for value in vars(import_module(f"{package}.{module.name}")).values():
             if isinstance(value, type) and issubclass(value, base) and "name" in vars(value) and not isabstract(value):
-                assert classes.setdefault(value.name, value) is value, f"two classes are called {value.name!r}"
+                name = vars(value)["name"]
+                assert classes.setdefault(name, value) is value, f"two classes are called {name!r}"
     return dict(sorted(classes.items()))
 
 

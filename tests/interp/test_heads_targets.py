@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,12 +104,19 @@ def all_heads(model: HookedModel, layer: int):
     return [parse_head(f"L{layer}H{head}") for head in range(model.heads[""][layer])]
 
 
-def test_several_scorers_share_one_forward_a_batch_and_give_what_each_gives_alone() -> None:
+def test_several_scorers_share_one_forward_a_batch_and_give_what_each_gives_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model, task = interp.load("mini"), interp.task("induction", n=6)
     asked = ["previous-token", "induction", "current-token"]
     alone = {name: score(model, name, task) for name in asked}
-    forwards, forward = [], model.adapter.forward
-    model.adapter.forward = lambda inputs: (forwards.append(1), forward(inputs))[1]
+    forwards, forward = list[Any](), model.adapter.forward
+
+    def counted(inputs: Any) -> Any:
+        forwards.append(inputs)
+        return forward(inputs)
+
+    monkeypatch.setattr(model.adapter, "forward", counted)
     together = score(model, asked, task, batch_size=3)
     assert len(forwards) == 2 and list(together) == asked
     for name in asked:

@@ -122,7 +122,7 @@ def test_random_weights_are_claimed_no_oftener_than_the_level_allows() -> None:
         model = HookedModel.from_hf(tiny_model("llama", seed=seed))
         heads = parse_heads("all", model.heads)
         for name in ("copying", "k-composition"):
-            p = scorer(name, draws=60).measure(model, None, heads).p
+            p = scorer(name, draws=60).measure(model, None, heads, 1).p
             under += (p[np.isfinite(p)] <= 0.05).tolist()
     assert len(under) >= 40 and np.mean(under) <= 0.15
 

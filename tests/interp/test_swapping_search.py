@@ -102,7 +102,7 @@ def test_a_configuration_that_is_full_and_does_not_hold_is_given_as_it_is() -> N
 @pytest.mark.parametrize("seed", range(5))
 def test_random_configurations_have_as_many_heads_of_each_class_in_each_layer(seed: int) -> None:
     layers = [0, 0, 0, 0, 1, 1, 1, 1]
-    found = (3, 0, 0, 1, 3, 3, 0, 0)
+    found: tuple[int, ...] = (3, 0, 0, 1, 3, 3, 0, 0)
     drawn = matched_states(found, layers, 10, seed)
     assert len(set(drawn.states)) == len(drawn.states) == drawn.n_within == 10 and not drawn.notes
     for state in drawn.states:
