@@ -177,18 +177,29 @@ def _check(problem: Problem, operator: Variant, asked: Asked) -> None:
 
 def _verify(answer: Answer, problem: Problem, operator: Variant, asked: Asked) -> None:
     """The self-checks that always run; they cost what reading the answer costs."""
-    if answer.lse is not None:
-        blind = (answer.lse == float("-inf")) & problem.real_queries[:, None]
-        if bool(blind.any()):
-            batch, head, query = blind.nonzero()[0].tolist()
-            raise InterpError(
-                "E205",
-                f"query {query} of prompt {batch} sees no key",
-                where=f"head {problem.head_index[head]}, {operator.name}",
-                fix="leave each query one key, or mark it as padding in key_mask",
-            )
+    blind = _blind(answer, problem, operator)
+    if blind is not None and bool(blind.any()):
+        batch, head, query = blind.nonzero()[0].tolist()
+        raise InterpError(
+            "E205",
+            f"query {query} of prompt {batch} sees no key",
+            where=f"head {problem.head_index[head]}, {operator.name}",
+            fix="leave each query one key, or mark it as padding in key_mask",
+        )
     for label, each in asked.items():
         each.verify(answer.statistics[label].detach(), problem)
+
+
+def _blind(answer: Answer, problem: Problem, operator: Variant) -> Bool[Tensor, "batch head query_pos"] | None:
+    """Real queries that see no key. Without an lse only a mask can hide every key: operators let a query see itself."""
+    real = problem.real_queries[:, None]
+    if answer.lse is not None:
+        return (answer.lse == float("-inf")) & real
+    if problem.mask is None:
+        return None
+    view = problem.view()
+    seen = view.open & view.past if operator.causal else view.open
+    return (~seen.any(-1) & real).expand(-1, problem.heads, -1)
 
 
 def _joined(answers: list[Answer], members: list[list[int]]) -> Answer:

@@ -155,6 +155,13 @@ class RowStatistic(Statistic):
     def finish(self, total: Tensor, problem: Problem) -> Tensor:
         return blank_padding(total, problem)
 
+    def verify(self, value: Tensor, problem: Problem) -> None:
+        """Values lie in the range, and none is missing but those of padding queries."""
+        missing = int(value.isnan().sum()) - int((~problem.real_queries).sum()) * value[:, :, :1].numel() // len(value)
+        if not self.names_keys and missing:
+            raise InterpError("E503", f"{self.name} is not a number in {missing} places beside padding")
+        self.verify_range(value, problem)
+
 
 def blank_padding(value: Tensor, problem: Problem) -> Tensor:
     """NaN in the rows of padding queries of [batch head query_pos ...]."""

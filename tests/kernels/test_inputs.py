@@ -10,6 +10,8 @@ import torch
 from interp.kernels.attention import attention
 from interp.kernels.errors import InterpError, InterpErrors
 from interp.kernels.inputs import check_inputs
+from interp.kernels.problem import Problem
+from interp.kernels.statistics.entropy import Entropy
 from interp.kernels.statistics.received import Received
 
 Q, K, V = torch.randn(2, 4, 6, 8), torch.randn(2, 2, 6, 8), torch.randn(2, 2, 6, 8)
@@ -76,3 +78,21 @@ def test_heads_by_choice_and_operators_by_head_are_those_of_the_whole() -> None:
         mixed.output[:, 1::2], full.output[:, 1::2]
     )
     assert [choice.heads for choice in mixed.choices] == [(0, 2), (1, 3)]
+
+
+@pytest.mark.parametrize("variant", ["sigmoid", "relu", "clipped-softmax", "retention"])
+def test_queries_that_a_mask_leaves_no_key_are_refused_by_operators_without_log_sums(variant: str) -> None:
+    mask = torch.ones(1, 1, 6, 6, dtype=torch.bool)
+    mask[..., 2, :3] = False  # causality hides the others
+    assert "query 2 of prompt 0 sees no key" in refused("E205", Q, K, V, variant, mask=mask)
+
+
+def test_a_backend_that_gives_no_numbers_is_caught() -> None:
+    problem = Problem(Q, K, V, 1.0, head_index=tuple(range(4)), n_heads=4)
+    value = torch.zeros(2, 4, 6)
+    Entropy().verify(value, problem)
+    value[1, 2, 3] = float("nan")
+    with pytest.raises(InterpError, match="E503"):
+        Entropy().verify(value, problem)
+    padded = Problem(Q, K, V, 1.0, torch.arange(6).expand(2, 6) != 3, head_index=tuple(range(4)), n_heads=4)
+    Entropy().verify(attention(Q, K, V, statistics=["entropy"], key_mask=padded.key_mask)["entropy"], padded)
