@@ -14,8 +14,8 @@ from interp.hooks.adapters.registry import OPERATOR
 from interp.hooks.batch import Batch
 from interp.hooks.names import check_tower, point_name
 from interp.hooks.prompts import Prompts
-from interp.hooks.swap import fitted, seen_by
-from interp.kernels.attention import Found, attention
+from interp.hooks.swap import attended
+from interp.kernels.attention import Found
 from interp.kernels.errors import InterpError
 from interp.kernels.statistics.base import Statistic
 from interp.kernels.variants.base import Variant
@@ -110,19 +110,7 @@ class Measuring(Operator):
                 where=context.name,
                 fix="capture the pattern: model.run_with_cache(prompts, '*hook_pattern')",
             )
-        key_mask, mask, bias, causal = seen_by(call)
-        found = attention(
-            call.q,
-            call.k,
-            call.v,
-            fitted(own_operator(call), call, causal),
-            self.statistics,
-            self.backend,
-            scale=call.scaling,
-            key_mask=key_mask,
-            mask=mask,
-            bias=bias,
-        )
+        found = attended(call, own_operator(call), statistics=self.statistics, backend=self.backend)
         self._found = Found(lse=found.lse, statistics=found.statistics, choices=found.choices, notes=found.notes)
         return found.output.transpose(1, 2)
 

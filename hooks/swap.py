@@ -14,7 +14,7 @@ from interp.hooks.adapters.registry import OPERATOR
 from interp.hooks.batch import Batch
 from interp.hooks.interventions import Hook, Intervention, by_layer
 from interp.hooks.names import point_name
-from interp.kernels.attention import attention
+from interp.kernels.attention import AttentionOutput, attention
 from interp.kernels.variants import variant as variant_of
 from interp.kernels.variants.base import Variant
 
@@ -68,22 +68,19 @@ class Swapped(Operator):
     def __call__(self, value: Tensor, context: HookContext) -> Float[Tensor, "batch pos head d_head"]:
         call = context.call
         assert call is not None, f"{context.name} was not told what attention was called with"
-        key_mask, mask, bias, causal = seen_by(call)
-        found = attention(
-            call.q,
-            call.k,
-            call.v,
-            fitted(self.variant, call, causal),
-            backend=self.backend,
-            scale=call.scaling,
-            key_mask=key_mask,
-            mask=mask,
-            bias=bias,
-            heads=self.heads,
-        )
+        found = attended(call, self.variant, backend=self.backend, heads=self.heads)
         z = value.clone()
         z[:, :, self.heads] = found.output.transpose(1, 2)
         return z
+
+
+def attended(call: AttentionCall, variant: Variant, **options: Any) -> AttentionOutput:
+    """The attention that a layer asks for, by an operator that is fitted to it; options as `attention` takes them."""
+    key_mask, mask, bias, causal = seen_by(call)
+    return attention(
+        call.q, call.k, call.v, fitted(variant, call, causal),
+        scale=call.scaling, key_mask=key_mask, mask=mask, bias=bias, **options,
+    )  # fmt: skip
 
 
 def fitted(variant: Variant, call: AttentionCall, causal: bool) -> Variant:

@@ -61,22 +61,23 @@ def fidelity(
     key_mask: Bool[Tensor, "batch key_pos"] | None = None,
     documents: Int[Tensor, "batch key_pos"] | None = None,
     mask: Bool[Tensor, "#batch #head query_pos key_pos"] | None = None,
+    bias: Float[Tensor, "#batch #head query_pos key_pos"] | None = None,
 ) -> Fidelity:
     """Compares an operator with a reference, in blocks of rows: no pattern is stored.
 
     Args:
         against: the reference; its weights must not be negative.
-        scale, key_mask, documents, mask: as in `attention`.
+        scale, key_mask, documents, mask, bias: as in `attention`; operators that have no scores go without the bias.
 
     Raises:
         InterpErrors, InterpError: E206, E207 what is wrong with the tensors; E201 unknown names; E205 a problem that one
             of the operators doesn't take, a reference with negative weights.
     """
-    check_inputs(q, k, v, key_mask=key_mask, documents=documents, mask=mask, bias=None)
+    check_inputs(q, k, v, key_mask=key_mask, documents=documents, mask=mask, bias=bias)
     made, reference = variant_of(variant), variant_of(against)
     heads = q.shape[1]
     problem = Problem(
-        q, k, v, q.shape[3] ** -0.5 if scale is None else scale, key_mask, documents, mask,
+        q, k, v, q.shape[3] ** -0.5 if scale is None else scale, key_mask, documents, mask, bias,
         head_index=tuple(range(heads)), n_heads=heads,
     )  # fmt: skip
     _check(problem, made, reference)

@@ -15,6 +15,7 @@ from interp.hooks.adapters.base import AttentionCall, HookContext
 from interp.hooks.adapters.registry import OPERATOR
 from interp.hooks.batch import Batch
 from interp.hooks.names import HeadId, point_name
+from interp.hooks.statistics import own_operator
 from interp.hooks.swap import fitted, seen_by
 from interp.kernels.backends.blockwise import blocks
 from interp.kernels.errors import InterpError
@@ -22,7 +23,6 @@ from interp.kernels.fidelity import fidelity
 from interp.kernels.problem import Problem
 from interp.kernels.variants.base import Variant
 from interp.kernels.variants.rowwise import Rowwise
-from interp.kernels.variants.softmax import Softmax
 from interp.swapping.classes import FULL, MaskClass, Nothing
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class _Watch:
         if context.length not in (None, value.shape[1]):
             raise InterpError("E403", "attention runs window by window here", where=context.name)
         problem, causal = _problem(call)
-        full = fitted(Softmax(), call, causal)
+        full = fitted(own_operator(call), call, causal)
         for one in self.classes:
             if isinstance(one, Nothing):
                 self.found.append(_of_nothing(value, one, context, problem))
@@ -116,7 +116,7 @@ def _problem(call: AttentionCall) -> tuple[Problem, bool]:
 
 
 def _of_operator(problem: Problem, operator: Variant, full: Variant) -> Sums:
-    same = dict(scale=problem.scale, key_mask=problem.key_mask, mask=problem.mask)
+    same = dict(scale=problem.scale, key_mask=problem.key_mask, mask=problem.mask, bias=problem.bias)
     found = fidelity(problem.q, problem.k, problem.v, operator, full, **same)  # type: ignore[arg-type]
     means = {name: getattr(found, name).nanmean(-1) for name in MEASURES if name != "keys"}
     return {**means, "keys": keys_read(problem, operator)}

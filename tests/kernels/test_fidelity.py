@@ -131,3 +131,14 @@ def test_what_can_not_be_compared() -> None:
         fidelity(Q, K, V, InLine(), mask=torch.ones(1, 1, N, N, dtype=torch.bool))
     with pytest.raises(InterpError, match="E201"):
         fidelity(Q, K, V, "no-such-operator")
+
+
+def test_a_bias_of_the_model_is_part_of_what_is_compared() -> None:
+    q, k, v = (torch.randn(1, 2, 6, 4, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
+    bias = torch.zeros(1, 1, 6, 6)
+    bias[..., 0] = 3.0
+    found = fidelity(q, k, v, Window(size=2), bias=bias)
+    scores = (q @ k.transpose(2, 3) * 4**-0.5 + bias).masked_fill(~torch.ones(6, 6).tril().bool(), -torch.inf)
+    kept = torch.ones(6, 6).tril().bool() & torch.ones(6, 6).triu(-1).bool()
+    assert torch.allclose(found.recall, (scores.softmax(-1) * kept).sum(-1), atol=1e-6)
+    assert not torch.allclose(found.recall, fidelity(q, k, v, Window(size=2)).recall, atol=1e-2)
