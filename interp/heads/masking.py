@@ -16,10 +16,11 @@ from interp.circuits.tables import as_text, counted, number
 from interp.heads.result import HeadScores
 from interp.hooks.interventions import Ablate
 from interp.hooks.metrics import metric as metric_of
-from interp.hooks.naive import batches, plain_outputs, sweep
+from interp.hooks.naive import batches
 from interp.hooks.names import HeadId, parse_head, point_name
 from interp.hooks.pairs import Pairs, tokenise
 from interp.hooks.reference import mean_reference
+from interp.hooks.rerun.sweep import sweep
 from interp.kernels.errors import InterpError
 from interp.tasks.base import Task
 from interp.tasks.file import FileTask
@@ -158,7 +159,6 @@ def _values(
         sides = (("answer", pairs.answer), ("distractor", pairs.distractor))
         return metric_of(metric)(output, **{name: side[start:stop] for name, side in sides if side is not None})
 
-    clean = measure(plain_outputs(model, pairs.clean, pairs.read_at, batch_size), 0, len(pairs))
     variants = [Ablate(heads=found, operator=operator, reference=reference) for found in sets]
-    values = sweep(model, pairs.clean, variants, pairs.read_at, measure, batch_size=batch_size)
-    return clean.double().numpy(), values.numpy()
+    values, clean = sweep(model, pairs.clean, variants, pairs.read_at, measure, batch_size=batch_size)
+    return clean.numpy(), values.numpy()
