@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib import import_module
 from inspect import isabstract
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 from typing import Any
 
 from interp.kernels.errors import InterpError, suggest
@@ -13,11 +13,11 @@ from interp.kernels.errors import InterpError, suggest
 
 @cache
 def found(package: str, base: type[Any]) -> dict[str, type[Any]]:
-    """Name to class, for every concrete subclass of `base` that has a `name` and lives in a module of `package`."""
+    """Name to class, for every concrete subclass of `base` that has a `name` and lives in a module of `package` or of a folder in it."""
     home = import_module(package)
     classes: dict[str, type[Any]] = {}
-    for module in iter_modules(home.__path__):
-        for value in vars(import_module(f"{package}.{module.name}")).values():
+    for module in walk_packages(home.__path__, f"{package}."):
+        for value in vars(import_module(module.name)).values():
             if isinstance(value, type) and issubclass(value, base) and "name" in vars(value) and not isabstract(value):
                 name = vars(value)["name"]
                 assert classes.setdefault(name, value) is value, f"two classes are called {name!r}"

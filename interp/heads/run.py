@@ -19,7 +19,7 @@ from interp.heads.attention import AttentionScorer
 from interp.heads.result import HeadScores
 from interp.heads.scorer import Scorer, Scores
 from interp.heads.together import measure_together
-from interp.heads.weights import WeightScorer
+from interp.heads.weights.base import WeightScorer
 from interp.hooks.examples import Drop
 from interp.hooks.names import HeadId, HeadSpec, parse_heads
 from interp.hooks.pairs import Pairs, tokenise

@@ -10,7 +10,7 @@ import torch
 
 import interp
 from interp.heads import scorer
-from interp.heads.gradient import bertology_importance, mean_cosine, michel_importance
+from interp.heads.effects.gradient import bertology_importance, mean_cosine, michel_importance
 from interp.heads.run import score
 from interp.hooks.interventions import Scale
 from interp.hooks.metrics import metric

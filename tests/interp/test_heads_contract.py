@@ -12,7 +12,7 @@ import torch
 import interp
 from interp.heads import scorer, scorers
 from interp.heads.run import score
-from interp.heads.weights import WeightScorer
+from interp.heads.weights.base import WeightScorer
 from interp.hooks.batch import Batch, pad
 from interp.hooks.model import HookedModel
 from interp.hooks.names import parse_heads

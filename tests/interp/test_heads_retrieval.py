@@ -10,11 +10,11 @@ import torch
 
 import interp
 from interp.heads import scorer
-from interp.heads.decoding import decode
-from interp.heads.grid import retrieval_grid
+from interp.heads.retrieval.decoding import decode
+from interp.heads.retrieval.grid import retrieval_grid
 from interp.heads.masking import masking_test
-from interp.heads.query_focus import query_scores
-from interp.heads.retrieval import Trial
+from interp.heads.retrieval.query_focus import query_scores
+from interp.heads.retrieval.retrieval import Trial
 from interp.heads.run import score
 from interp.hooks.model import HookedModel
 from interp.hooks.naive import plain_outputs

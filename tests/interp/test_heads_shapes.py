@@ -10,8 +10,8 @@ import torch
 
 import interp
 from interp.heads import scorer
-from interp.heads.distance import local_and_global
-from interp.heads.rhythm import rhythm
+from interp.heads.patterns.distance import local_and_global
+from interp.heads.patterns.rhythm import rhythm
 from interp.heads.run import score
 from interp.hooks.model import HookedModel
 from interp.hooks.names import parse_head, parse_heads

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.heads.attention import mean_over
-from interp.heads.distance import real
+from interp.heads.patterns.distance import real
 from interp.heads.scorer import Scorer, Scores
 from interp.hooks.batch import Batch
 from interp.hooks.naive import batches

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.heads.distance import AttentionDistance, local_and_global
+from interp.heads.patterns.distance import AttentionDistance, local_and_global
 from interp.hooks.names import HeadId
 from interp.hooks.pairs import Pairs
 from interp.kernels.statistics.distances import ClippedDistance

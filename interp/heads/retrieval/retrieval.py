@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from interp.heads.decoding import Decoded, decode
+from interp.heads.retrieval.decoding import Decoded, decode
 from interp.heads.scorer import Scorer, Scores
 from interp.hooks.naive import batches
 from interp.hooks.names import HeadId

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.heads.attention import AttentionScorer, Both, places
-from interp.heads.distance import real
+from interp.heads.patterns.distance import real
 from interp.hooks.batch import Batch
 from interp.kernels.errors import InterpError
 from interp.kernels.statistics.base import Statistic

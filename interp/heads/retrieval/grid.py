@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from interp.heads.result import HeadScores
-from interp.heads.retrieval import Retrieval
+from interp.heads.retrieval.retrieval import Retrieval
 from interp.heads.run import score
 from interp.kernels.errors import InterpError
 from interp.tasks.retrieval import DEPTHS

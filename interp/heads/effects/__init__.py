@@ -1,0 +1,1 @@
+"""Scorers of what heads do to the answer."""

@@ -1,0 +1,1 @@
+"""Scorers of where heads look."""

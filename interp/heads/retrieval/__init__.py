@@ -1,0 +1,1 @@
+"""Scorers of heads that fetch facts out of long texts."""

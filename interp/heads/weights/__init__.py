@@ -1,0 +1,1 @@
+"""Scorers of what weights alone say."""
