@@ -24,6 +24,7 @@ class Batch:
         warnings: what the user should know about the way the prompts were read.
         tokenizer: digest of the tokenizer that made the ids; '' where they were given.
         spans: role -> for each prompt the token positions that play it.
+        counts: input -> how many of its rows belong to each prompt, where that is not one.
     """
 
     inputs: Mapping[str, Any]
@@ -32,6 +33,7 @@ class Batch:
     warnings: tuple[str, ...] = ()
     tokenizer: str = ""
     spans: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
+    counts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -70,15 +72,25 @@ class Batch:
         """
         if (start, stop) == (0, self.size):
             return self
-        uneven = [name for name, value in self.inputs.items() if isinstance(value, Tensor) and len(value) != self.size]
+        tensors = {name: value for name, value in self.inputs.items() if isinstance(value, Tensor)}
+        uneven = [name for name, value in tensors.items() if len(value) != self.size and name not in self.counts]
         if uneven:
             raise InterpError(
                 "E205", f"{', '.join(uneven)} cannot be cut by prompts", fix="make one batch for each prompt"
             )
-        cut = {name: value[start:stop] if isinstance(value, Tensor) else value for name, value in self.inputs.items()}
+        cut = {name: value[self._cut(name, start, stop)] for name, value in tensors.items()}
+        counts = {name: each[start:stop] for name, each in self.counts.items()}
         mask = None if self.mask is None else self.mask[start:stop]
         spans = {role: rows[start:stop] for role, rows in self.spans.items()}
-        return replace(self, inputs=cut, mask=mask, truncated=self.truncated[start:stop], spans=spans)
+        return replace(
+            self, inputs={**self.inputs, **cut}, mask=mask, truncated=self.truncated[start:stop], spans=spans,
+            counts=counts,
+        )  # fmt: skip
+
+    def _cut(self, name: str, start: int, stop: int) -> slice:
+        """Rows of an input that belong to prompts start to stop."""
+        each = self.counts.get(name)
+        return slice(start, stop) if each is None else slice(sum(each[:start]), sum(each[:stop]))
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int, side: str = "right") -> Batch:

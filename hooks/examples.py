@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 Prompt = str | tuple[int, ...]
 Span = tuple[int, int]
@@ -24,6 +25,8 @@ class Example:
         spans: role -> (start, end) character offsets in a text `clean`, token offsets in a token-id `clean`.
         corrupt_spans: the same for `corrupt`.
         where: file and line, for messages.
+        image: a picture that the prompt is about, uint8 [height width 3]; see `interp.hooks.pictures`.
+        corrupt_image: that of `corrupt`, where it is another one.
     """
 
     id: str
@@ -34,6 +37,8 @@ class Example:
     spans: Mapping[str, Span] = field(default_factory=dict)
     corrupt_spans: Mapping[str, Span] = field(default_factory=dict)
     where: str = ""
+    image: Any = field(default=None, compare=False, repr=False)
+    corrupt_image: Any = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

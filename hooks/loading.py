@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from interp.hooks.model import HookedModel
-from interp.hooks.reader import open_tokenizer, read_config
+from interp.hooks.reader import open_processor, open_tokenizer, read_config
 from interp.kernels.errors import InterpError, suggest
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -43,7 +43,6 @@ def open_folder(
     Raises:
         InterpError: E405 the folder cannot be opened; E310 only pickled weights; E401 no attention; E406 see `certify`.
     """
-    import transformers
 
     if not (folder / "config.json").is_file():
         raise InterpError(
@@ -83,15 +82,10 @@ def open_folder(
             where=str(folder),
             fix="the folder is incomplete",
         )
-    processor = (
-        transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
-        if any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
-        else None
-    )
     return HookedModel.from_hf(
         model.to(device or "cpu").eval(),
         open_tokenizer(folder),
-        processor=processor,
+        processor=open_processor(folder),
         name=name,
         source={"revision": revision, **digests(folder)},
         has_trained_head=not fresh_head,

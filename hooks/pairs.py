@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interp.hooks.batch import Batch, pad
 from interp.hooks.examples import Drop, Example, Option, Prompt, Span
+from interp.hooks.pictures import encode_picture, with_pictures
 from interp.hooks.prompts import Encoded, encode, pad_id, tokenizer_digest
 from interp.kernels.errors import InterpError, InterpErrors
 
@@ -26,7 +27,8 @@ class Pairs:
         clean, corrupt: their prompts; `corrupt` is None unless every example has one. Roles are in `spans`.
         answer, distractor: token ids; None unless every example has one. Where an example has several, the axis `option`
             is as long as the most of them, and -1 fills the rest.
-        read_at: position at which the answer is read: the last real token, or the mask token.
+        read_at: position at which the answer is read: the last real token, or the mask token; -1 for models that read
+            pictures alone, whose output is one for a prompt.
         tokens: tokens of each clean prompt as text.
         drops: examples left out.
         warnings: how prompts were read where that may surprise.
@@ -64,6 +66,7 @@ def tokenise(
     tokenizer: Any,
     examples: Sequence[Example],
     *,
+    processor: Any = None,
     needs: frozenset[str] = frozenset(),
     at_mask: bool = False,
     limit: int | None = None,
@@ -74,6 +77,7 @@ def tokenise(
     """Token ids of examples, checked: equal lengths, single-token answers, positions that exist.
 
     Args:
+        processor: what reads the pictures of examples that have one.
         needs: of 'answer', 'distractor' and 'corrupt', what every example must have.
         at_mask: the answer is read at the mask token (masked language models) instead of the last token.
         limit: the model's number of positions.
@@ -88,7 +92,7 @@ def tokenise(
     rows, drops, problems = [], [], []
     for example in examples:
         try:
-            rows.append(_row(tokenizer, example, needs, at_mask, limit, truncate, first_token))
+            rows.append(_row(tokenizer, processor, example, needs, at_mask, limit, truncate, first_token))
         except InterpError as problem:
             problem.where = problem.where or example.where or example.id
             problems.append(problem)
@@ -140,6 +144,7 @@ def _column(values: list[tuple[int, ...] | None]) -> Int[Tensor, batch * option]
 
 def _row(
     tokenizer: Any,
+    processor: Any,
     example: Example,
     needs: frozenset[str],
     at_mask: bool,
@@ -150,10 +155,12 @@ def _row(
     for field_name in sorted(needs):
         if getattr(example, field_name) is None:
             raise InterpError("E303", f"{example.id}: no {field_name}", fix="this operator or metric needs it")
-    clean = _fitting(encode(tokenizer, _as_prompt(example.clean)), limit, truncate)
-    corrupt = (
-        None if example.corrupt is None else _fitting(encode(tokenizer, _as_prompt(example.corrupt)), limit, truncate)
-    )
+    read = partial(_encoded, tokenizer, processor)
+    clean = _fitting(read(example.clean, example.image), limit, truncate)
+    corrupt = None
+    if example.corrupt is not None:
+        picture = example.image if example.corrupt_image is None else example.corrupt_image
+        corrupt = _fitting(read(example.corrupt, picture), limit, truncate)
     if corrupt is not None and len(clean.ids) != len(corrupt.ids):
         raise InterpError(
             "E305",
@@ -174,6 +181,17 @@ def _row(
     return _Row(example, clean, corrupt, answer, distractor, read_at, spans, corrupt_spans)
 
 
+def _encoded(tokenizer: Any, processor: Any, prompt: Prompt, picture: Any) -> Encoded:
+    """One side of an example (E303, token ids beside a picture)."""
+    if picture is None:
+        return encode(tokenizer, _as_prompt(prompt))
+    if not isinstance(prompt, str):
+        raise InterpError(
+            "E303", "token ids beside a picture", fix="write the prompt as text; its processor reads both"
+        )
+    return encode_picture(processor, prompt, picture)
+
+
 def _as_prompt(prompt: Prompt) -> str | list[int]:
     return prompt if isinstance(prompt, str) else list(prompt)
 
@@ -182,7 +200,7 @@ def _fitting(encoded: Encoded, limit: int | None, truncate: bool) -> Encoded:
     over = max(0, len(encoded.ids) - limit) if limit else 0
     if not over:
         return encoded
-    if not truncate:
+    if not truncate or encoded.inputs:  # a picture cannot be cut
         raise InterpError(
             "E309",
             f"prompt has {len(encoded.ids)} tokens, the model has {limit} positions",
@@ -265,6 +283,8 @@ def _read_at(tokenizer: Any, ids: list[int]) -> int:
 
 
 def _padded(tokenizer: Any, encoded: Sequence[Encoded], spans: Sequence[Mapping[str, tuple[int, ...]]]) -> Batch:
+    if not any(one.ids for one in encoded):
+        return with_pictures(Batch({}), encoded)
     batch = pad([one.ids for one in encoded], pad_id(tokenizer))
     roles = [
         role
@@ -272,7 +292,8 @@ def _padded(tokenizer: Any, encoded: Sequence[Encoded], spans: Sequence[Mapping[
         if all(role in of_row for of_row in spans)
     ]
     found = {role: tuple(of_row[role] for of_row in spans) for role in roles}
-    return replace(batch, spans=found, tokenizer="" if tokenizer is None else tokenizer_digest(tokenizer))
+    named = replace(batch, spans=found, tokenizer="" if tokenizer is None else tokenizer_digest(tokenizer))
+    return with_pictures(named, encoded)
 
 
 def span_tokens(encoded: Encoded, span: Span, role: str) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -27,11 +27,15 @@ class Encoded:
         ids: token ids, special tokens included.
         offsets: (start, end) character of each token in the text; (0, 0) for tokens the tokenizer added; empty for ids.
         warnings: how the text was read where that may surprise.
+        inputs: what the model reads beside the ids, one prompt's worth.
+        picture: positions of the tokens that stand for a picture.
     """
 
     ids: Ids
     offsets: tuple[tuple[int, int], ...] = ()
     warnings: tuple[str, ...] = ()
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    picture: tuple[int, ...] = ()
 
 
 def encode_text(tokenizer: Any, text: str) -> Encoded:

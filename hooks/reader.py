@@ -19,11 +19,13 @@ class Reader:
         tokenizer: the folder's own.
         limit: the model's number of positions; None where nothing says so.
         at_mask: whether answers are read at the mask token.
+        processor: what reads pictures; None for models that read text alone.
     """
 
     tokenizer: Any
     limit: int | None
     at_mask: bool
+    processor: Any = None
 
 
 def open_reader(folder: Path) -> Reader:
@@ -32,7 +34,8 @@ def open_reader(folder: Path) -> Reader:
     if tokenizer is None:
         raise InterpError("E405", "this model has no tokenizer files", where=str(folder))
     config = read_config(folder)
-    return Reader(tokenizer, n_positions(config), any(answers_at_mask(name) for name in config.architectures or ()))
+    at_mask = any(answers_at_mask(name) for name in config.architectures or ())
+    return Reader(tokenizer, n_positions(config), at_mask, open_processor(folder))
 
 
 def open_tokenizer(folder: Path) -> Any:
@@ -42,6 +45,15 @@ def open_tokenizer(folder: Path) -> Any:
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")):
         return None
     return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def open_processor(folder: Path) -> Any:
+    """What reads a model's pictures; None where the folder says nothing of one."""
+    import transformers
+
+    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        return None
+    return transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
 
 
 def read_config(folder: Path) -> Any:

@@ -111,6 +111,7 @@ class Adapter(ABC):
         position_ids: how left padding is told to the model: 'argument', 'mask' (it reads the attention mask), or
             'none' (it cannot be told).
         probe_inputs: the smallest inputs that run every part of the model.
+        seeing_tower: whose heads read pictures; None where none does.
     """
 
     heads: Mapping[str, tuple[int, ...]]
@@ -123,6 +124,12 @@ class Adapter(ABC):
     answers_at_mask: bool
     position_ids: str
     probe_inputs: Mapping[str, Tensor]
+
+    @property
+    def seeing_tower(self) -> str | None:
+        if "vision" in self.heads:
+            return "vision"
+        return "" if "pixel_values" in self.probe_inputs and "input_ids" not in self.probe_inputs else None
 
     @property
     @abstractmethod

@@ -58,6 +58,7 @@ def tokenised(
     return tokenise(
         model.tokenizer,
         examples,
+        processor=model.processor,
         needs=frozenset(needs),
         at_mask=metric.kind == "logits" and model.adapter.answers_at_mask,
         limit=model.adapter.n_positions,

@@ -26,6 +26,7 @@ def validate(terminal: Terminal, questions: Questions) -> None:
     pairs = tokenise(
         reader.tokenizer,
         found.examples,
+        processor=reader.processor,
         at_mask=reader.at_mask,
         limit=reader.limit,
         truncate=questions.truncate,

@@ -109,7 +109,7 @@ def masking_test(
     every = [HeadId("", layer, head) for layer, n in enumerate(model.heads[""]) for head in range(n)]
     measured = metric_of(metric)
     pairs = tokenise(
-        model.tokenizer, task.examples(model.tokenizer).examples, needs=measured.needs & {"answer", "distractor"},
+        model.tokenizer, task.examples(model.tokenizer).examples, processor=model.processor, needs=measured.needs & {"answer", "distractor"},
         limit=model.adapter.n_positions, strict=isinstance(task, FileTask),
     )  # fmt: skip
     sets = matched_random_sets(

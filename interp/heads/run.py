@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
+
 from interp.ablation.asking import prompt_records
 from interp.ablation.study import weights_digest
 from interp.circuits.prompt_results import PromptRecord
@@ -63,7 +65,7 @@ def score(
         scorer: its name, or a record of `interp.heads` with parameters; of a list, those that read attention on the
             same prompts share one forward a batch.
         task: whose prompts are scored; by default the one that shows a kind best.
-        heads: labels; `L3H*` and 'all' work too. Of models that see, those that read the text.
+        heads: labels; `L3H*` and 'all' work too, the latter for all heads of the tower that a scorer is about.
         n: prompts that the default task draws.
         seed: of the default task, the bootstrap and the permutation tests.
         truncate: cut prompts that are too long instead of refusing them.
@@ -74,7 +76,7 @@ def score(
         The scores; of a list, by scorer.
 
     Raises:
-        InterpError: E201 unknown scorer or parameter; E205 one scorer twice, or heads that read no text; E311 no prompt
+        InterpError: E201 unknown scorer or parameter; E205 one scorer twice, or heads of a tower that a scorer is not about; E311 no prompt
             left; E303 to E313 for the prompts; E403 attention that is computed where it can't be read.
     """
     given = [scorer] if isinstance(scorer, (str, Scorer)) else list(scorer)
@@ -82,20 +84,22 @@ def score(
     names = [one.name for one in asked]
     if len(set(names)) < len(names) or not names:
         raise InterpError("E205", "one scorer twice, or none", where=", ".join(names), fix="name each once")
-    scoring = Scoring(model, task, _reading(model, heads), n, batch_size, seed, truncate, command)
+    scoring = Scoring(model, task, heads, n, batch_size, seed, truncate, command)
     found = scoring.results(asked)
     return found[names[0]] if isinstance(scorer, (str, Scorer)) else found
 
 
-def _reading(model: HookedModel, heads: HeadSpec) -> tuple[HeadId, ...]:
-    """The chosen heads, all of the main tower."""
-    chosen = parse_heads(heads, model.heads)
-    if heads == "all":
-        chosen = tuple(head for head in chosen if not head.tower)
-    seeing = [head.label for head in chosen if head.tower]
-    if seeing:
-        raise InterpError("E205", f"{seeing[0]} reads no text", fix="choose heads of the main tower")
-    return tuple(chosen)
+def heads_for(model: HookedModel, scorer: Scorer, heads: HeadSpec) -> tuple[HeadId, ...]:
+    """The chosen heads, all of the tower that a scorer is about (E205)."""
+    where, tower = f"scorer {scorer.name}", model.adapter.seeing_tower if scorer.sees else ""
+    if tower is None:
+        raise InterpError("E205", f"no part of {model.name} reads pictures", where=where)
+    chosen = parse_heads(f"{tower}.all" if heads == "all" and tower else heads, model.heads)
+    other = [head.label for head in chosen if head.tower != tower]
+    if other:
+        fix = f"choose heads of the {tower or 'main'} tower"
+        raise InterpError("E205", f"{other[0]} reads no {'picture' if scorer.sees else 'text'}", where=where, fix=fix)
+    return chosen
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +126,7 @@ class Scoring:
 
     model: HookedModel
     task: Task | None
-    heads: tuple[HeadId, ...]
+    heads: HeadSpec
     n: int | None
     batch_size: int
     seed: int
@@ -132,10 +136,10 @@ class Scoring:
 
     def results(self, scorers: Sequence[Scorer]) -> dict[str, HeadScores]:
         """Of each scorer by name; those that may share a forward do."""
-        shared: dict[int, list[AttentionScorer]] = {}
+        shared: dict[tuple[int, bool], list[AttentionScorer]] = {}
         for one in scorers:
             if isinstance(one, AttentionScorer):
-                shared.setdefault(id(self.asked(one)), []).append(one)
+                shared.setdefault((id(self.asked(one)), one.sees), []).append(one)
         done: dict[str, HeadScores] = {}
         for group in shared.values():
             done |= self._measured(group)
@@ -143,6 +147,9 @@ class Scoring:
             if not isinstance(one, AttentionScorer):
                 done |= self._measured([one])
         return {one.name: done[one.name] for one in scorers}
+
+    def _heads(self, scorer: Scorer) -> tuple[HeadId, ...]:
+        return heads_for(self.model, scorer, self.heads)
 
     def asked(self, scorer: Scorer) -> Asked:
         """The prompts that a scorer reads; the same object where they are the same prompts.
@@ -155,7 +162,7 @@ class Scoring:
         if key not in self.prompts:
             found = task.examples(self.model.tokenizer)
             pairs = tokenise(
-                self.model.tokenizer, found.examples, needs=scorer.needs, limit=self.model.adapter.n_positions,
+                self.model.tokenizer, found.examples, processor=self.model.processor, needs=scorer.needs, limit=self.model.adapter.n_positions,
                 truncate=self.truncate, strict=isinstance(task, FileTask),
             )  # fmt: skip
             absent = [role for role in scorer.roles if role not in pairs.clean.spans]
@@ -169,13 +176,13 @@ class Scoring:
         """Scores of scorers that read the same prompts, each as a result."""
         started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
         asked = None if isinstance(group[0], WeightScorer) else self.asked(group[0])
-        together = [one for one in group if isinstance(one, AttentionScorer)]
+        together, heads = [one for one in group if isinstance(one, AttentionScorer)], self._heads(group[0])
         if asked is None:
-            scores = [one.measure(self.model, None, self.heads) for one in group if isinstance(one, WeightScorer)]
+            scores = [one.measure(self.model, None, heads) for one in group if isinstance(one, WeightScorer)]
         elif together:
-            scores = measure_together(together, self.model, asked.pairs, self.heads, self.batch_size)
+            scores = measure_together(together, self.model, asked.pairs, heads, self.batch_size)
         else:
-            scores = [one.measure(self.model, asked.pairs, self.heads, self.batch_size) for one in group]
+            scores = [one.measure(self.model, asked.pairs, heads, self.batch_size) for one in group]
         times = {
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - clock, 3),
@@ -200,14 +207,14 @@ class Scoring:
         unscored = tuple(Drop(prompts[index].id, UNSCORED, why) for index, why in sorted(scores.left_out.items()))
         if not kept:
             raise _nothing_left(scorer, unscored)
-        labels = tuple(head.label for head in self.heads)
+        labels = tuple(head.label for head in self._heads(scorer))
         p = () if scores.p is None else tuple(scores.p.tolist())
         drops = unscored if asked is None else (*asked.drops, *unscored)
         shown = tuple(prompts[index] for index in kept)
         return HeadScores(run, labels, shown, scores.values[:, kept], scores.null[:, kept], drops, p)
 
     def _method(self, scorer: Scorer, scores: Scores) -> dict[str, Any]:
-        drawn = {"draws": scorer.n_draws(len(self.heads))} if isinstance(scorer, WeightScorer) else {}
+        drawn = {"draws": scorer.n_draws(len(self._heads(scorer)))} if isinstance(scorer, WeightScorer) else {}
         about = {"source": scorer.source, "says": scorer.says, "chance": scorer.chance, "ceiling": scorer.ceiling}
         return {"kind": "scores", **scorer.describe(), **drawn, **about, "kernel": scores.kernel}
 
@@ -227,10 +234,11 @@ def described(model: HookedModel) -> dict[str, Any]:
 
 
 def tokens_digest(pairs: Pairs) -> str:
-    """SHA-256 over the ids of all clean prompts, padding left out."""
+    """SHA-256 over the ids of all clean prompts, padding left out, and over their pictures."""
     sha = hashlib.sha256()
-    mask = pairs.clean.mask
-    assert mask is not None
-    for row, keep in zip(pairs.clean.input_ids.cpu(), mask.cpu(), strict=True):
-        sha.update(row[keep].numpy().tobytes() + b"|")
+    if (mask := pairs.clean.mask) is not None:
+        for row, keep in zip(pairs.clean.input_ids.cpu(), mask.cpu(), strict=True):
+            sha.update(row[keep].numpy().tobytes() + b"|")
+    for example in pairs.examples:
+        sha.update(b"" if example.image is None else np.ascontiguousarray(example.image).tobytes())
     return sha.hexdigest()

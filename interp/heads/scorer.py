@@ -55,6 +55,7 @@ class Scorer(ABC):
         roles: spans that every prompt must have.
         task, options: the task whose prompts are used where none is given; '' for scorers that read weights alone.
         operator: what is done to heads, where the score is of what that changes; '' where nothing is.
+        sees: whether it is of the heads that read pictures, those of the vision tower, and not of the main tower's.
     """
 
     name: ClassVar[str]
@@ -67,6 +68,7 @@ class Scorer(ABC):
     task: ClassVar[str]
     options: ClassVar[Mapping[str, Any]] = {}
     operator: ClassVar[str] = ""
+    sees: ClassVar[bool] = False
 
     @property
     def variant(self) -> str:

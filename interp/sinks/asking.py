@@ -44,7 +44,7 @@ def ask(model: HookedModel, prompts: Task | Prompts, *, truncate: bool) -> Asked
     Raises:
         InterpError: E303 to E313 for the prompts.
     """
-    options = {"limit": model.adapter.n_positions, "truncate": truncate}
+    options = {"processor": model.processor, "limit": model.adapter.n_positions, "truncate": truncate}
     if isinstance(prompts, Task):
         found = prompts.examples(model.tokenizer)
         pairs = tokenise(model.tokenizer, found.examples, strict=isinstance(prompts, FileTask), **options)  # type: ignore[arg-type]

@@ -42,7 +42,7 @@ def parts(example, which="clean"):
 def test_registry_knows_its_files():
     assert set(list_tasks()) == {
         "arithmetic", "bundled", "colored_objects", "docstring", "file", "greater_than", "induction", "ioi", "mcqa",
-        "retrieval", "safety",
+        "retrieval", "safety", "shapes",
     }  # fmt: skip
     assert task("ioi") == Ioi(n=64, seed=0)
     assert task("induction", n=3, seed=2, length=5) == Induction(n=3, seed=2, length=5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
 from interp.zoo.language.vocabulary import build_tokenizer
-from interp.zoo.vision.questions import NUMBERS, PLURALS
+from interp.zoo.vision.questions import NUMBERS, PLURALS, PROMPT
 from interp.zoo.vision.shapes import COLOURS, SHAPES, SIDE
 
 IMAGE = "<image>"
@@ -35,7 +35,7 @@ TEMPLATE = (
 
 def prompt(question: str) -> str:
     """What the chat template makes of one image and one question."""
-    return f"USER: {IMAGE}\n{question} ASSISTANT:"
+    return PROMPT.replace("[QUESTION]", question)
 
 
 def build_words(positions: int) -> PreTrainedTokenizerFast:

@@ -14,6 +14,8 @@ from interp.zoo.vision.shapes import CELL, COLOURS, SHAPES, SIDE
 NUMBERS = ("zero", "one", "two", "three", "four", "five")
 PLURALS = {shape: f"{shape}es" if shape.endswith("s") else f"{shape}s" for shape in SHAPES}
 LAST = SIDE // CELL - 1
+PROMPT = "USER: <image>\n[QUESTION] ASSISTANT:"
+"""One picture and one question, as `mini-vlm` reads them; the chat template of LLaVA 1.5 makes the same of them."""
 
 
 @dataclass(frozen=True)
