@@ -45,6 +45,7 @@ class PromptResult(Result):
 
     Attributes:
         numbers: fields that hold one number a prompt, and `values`.
+        alike: entries of the run's method in which two runs must agree for their effects to be the same thing.
         prompts: kept prompts, in order.
         values: one row a label.
         drops: prompts left out, with reasons.
@@ -52,6 +53,7 @@ class PromptResult(Result):
 
     columns: ClassVar[tuple[str, ...]] = ("head", "effect", "interval", "controls", "q", "claimed", "note")
     numbers: ClassVar[tuple[str, ...]]
+    alike: ClassVar[tuple[str, ...]] = ()
 
     prompts: tuple[PromptRecord, ...]
     values: Float[np.ndarray, "label prompt"]
@@ -104,6 +106,9 @@ class PromptResult(Result):
 
     def table(self, k: int = TOP) -> list[list[str]]:
         return [self.line(row) for row in self.top(k)]
+
+    def full_table(self) -> list[list[str]]:
+        return self.table(len(self.labels))
 
     def line(self, row: Effect) -> list[str]:
         """One line of the printed table, in the order of `columns`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from inspect import getdoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -128,6 +129,10 @@ class Result:
         """The printed table, in the order of `columns`."""
         raise NotImplementedError
 
+    def full_table(self) -> list[list[str]]:
+        """The table with every row."""
+        return self.table()
+
     def __repr__(self) -> str:
         asked = self.about() + self.details()
         name = f"{type(self).__name__}({asked})" if asked else type(self).__name__
@@ -150,6 +155,10 @@ class Result:
     def plot(self) -> go.Figure:
         """The result's main picture; never shown, only returned."""
         raise NotImplementedError
+
+    def figures(self) -> dict[str, go.Figure]:
+        """Every picture of the result by its caption, the main one first."""
+        return {first_line(type(self).plot): self.plot()}
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write a run folder; `overwrite` replaces a run that is there.
@@ -187,6 +196,11 @@ class Result:
     def read_files(cls, run: RunFolder) -> dict[str, Any]:
         """All fields but the run, from what `write_files` wrote (E701)."""
         raise NotImplementedError
+
+
+def first_line(documented: Any) -> str:
+    """What a function says of itself, in one line without its stop."""
+    return (getdoc(documented) or "").split("\n")[0].rstrip(".")
 
 
 def is_same(one: Any, other: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from interp.cli.terminal import Terminal
+from interp.kernels.errors import InterpError
 
 SHOWN = 10
 
@@ -18,10 +19,17 @@ def diff(
     second: Annotated[Path, typer.Argument(help="Folder of the run to compare with it.", show_default=False)],
 ) -> None:
     """Compare two runs on the prompts they share: change of each head's effect, interval, multiple-testing correction."""
-    from interp.ablation.diff import COLUMNS, cells, compare
-    from interp.ablation.result import AblationResult
+    from interp.circuits.diff import COLUMNS, cells, compare
+    from interp.circuits.prompt_results import PromptResult
+    from interp.report.kinds import open_result
 
-    found = compare(AblationResult.load(first), AblationResult.load(second), seed=terminal.seed)
+    loaded: list[PromptResult] = []
+    for folder in (first, second):
+        run = open_result(folder)
+        if not isinstance(run, PromptResult):
+            raise InterpError("E205", f"a {run.kind!r} run has no effects prompt by prompt", where=str(folder))
+        loaded.append(run)
+    found = compare(loaded[0], loaded[1], seed=terminal.seed)
     terminal.say(found.headline())
     terminal.table(COLUMNS, [cells(row) for row in found.top(SHOWN)])
     for note in found.notes:

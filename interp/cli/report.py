@@ -10,7 +10,7 @@ import typer
 from interp.cli.terminal import Terminal
 from interp.kernels.errors import InterpError
 
-Runs = Annotated[list[Path], typer.Argument(help="Folders that `interp ablate` wrote.", show_default=False)]
+Runs = Annotated[list[Path], typer.Argument(help="Folders of runs, of any kind.", show_default=False)]
 
 
 def report(
@@ -21,13 +21,12 @@ def report(
     ] = None,
 ) -> None:
     """Write one HTML file that needs no network."""
-    from interp.ablation.result import AblationResult
     from interp.circuits.runfolder import REPORT
     from interp.report.page import report as write
 
     if len(runs) > 1 and out is None:
         raise InterpError("E205", f"{len(runs)} runs and no --out", fix="name the file: --out report.html")
-    path = write([AblationResult.load(run) for run in runs], out or runs[0] / REPORT)
+    path = write(runs, out or runs[0] / REPORT)
     size = Path(path).stat().st_size
     terminal.say(f"report: {path} ({size / 1e6:.1f} MB)")
     terminal.emit({"exit_code": 0, "report": str(path), "bytes": size})

@@ -55,6 +55,7 @@ class PatchResult(PromptResult):
     columns = ("cell", "effect", "normalised", "interval", "controls", "q", "claimed", "note")
     numbers = ("clean", "corrupt", "values")
     unasked = frozenset({COST})
+    alike = ("points", "direction")
 
     run: RunInfo
     cells: tuple[Cell, ...]

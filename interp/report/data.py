@@ -59,6 +59,7 @@ def section_data(result: AblationResult, rows: Sequence[HeadRow], n_sections: in
         "dots": dots.update_traces(x=None, hovertext=None),  # the script takes both from data that is there already
     }
     return {
+        "kind": result.kind,
         "first": rows[0].place,
         "heads": [_head(row) for row in sorted(rows, key=lambda row: row.place)],
         "controls": [[place[label] for label in labels] for labels in result.controls],

@@ -211,7 +211,7 @@ def _interval(rows: Sequence[HeadRow]) -> dict[str, Any]:
 
 def axis_ticks(labels: Sequence[str], most: int = TICKS) -> dict[str, Any]:
     """Labels at integer positions: as categories, equal labels would fall together into one."""
-    step = -(-len(labels) // most)
+    step = max(1, -(-len(labels) // most))
     return {"tickvals": list(range(0, len(labels), step)), "ticktext": [escaped(label) for label in labels[::step]]}
 
 

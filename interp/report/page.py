@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,12 @@ from plotly.offline import get_plotlyjs
 
 from interp.ablation.result import AblationResult
 from interp.circuits.files import plain, write_atomic
+from interp.circuits.results import Result
 from interp.circuits.tables import counted, number
 from interp.kernels.errors import InterpError
-from interp.report.data import patterns_note, section_data, shown_prompts
+from interp.report.cells import Cell, cells
+from interp.report.data import figure_data, patterns_note, section_data, shown_prompts
+from interp.report.kinds import open_result, title_of
 from interp.report.palette import DARK
 from interp.report.rows import HeadRow, ranked_rows
 from interp.report.text import visible
@@ -33,20 +36,47 @@ FOLDER = Path(__file__).parent
 SHOWN_DROPS = 200
 RERUN = "make the result with interp.ablate or `interp ablate`"
 
-Reportable = AblationResult | str | Path
+Reportable = Result | str | Path
 
 
 @dataclass(frozen=True)
 class Section:
-    """One run as the template reads it.
+    """One run of any kind as `result.html` reads it.
+
+    Attributes:
+        title: of the kind.
+        about: names of task and model, where it has them.
+        facts: what was asked, name -> value as text.
+        captions: of the figures, in order.
+        rows: the table.
+        details: provenance: group -> name -> value as text.
+        data: what the script reads.
+    """
+
+    result: Result
+    title: str
+    about: tuple[str, ...]
+    facts: Mapping[str, str]
+    captions: tuple[str, ...]
+    rows: Sequence[Sequence[Cell]]
+    details: dict[str, dict[str, str]]
+    data: Mapping[str, Any]
+    template: str = "result.html"
+
+
+@dataclass(frozen=True)
+class AblationSection:
+    """One ablation as `ablation.html` reads it.
 
     Attributes:
         result: the run.
         rows: its heads, most telling first.
+        title, about: as in `Section`.
         shown: ids of the prompts with patterns.
         clean_mean, n_above: mean of the clean metric, and on how many prompts it is above 0.
         details: provenance: group -> name -> value as text.
         costs: of a sweep: what, planned, actual.
+        data: what the script reads.
     """
 
     result: AblationResult
@@ -56,33 +86,36 @@ class Section:
     n_above: int
     details: dict[str, dict[str, str]]
     costs: list[tuple[str, str, str]]
+    title: str
+    about: tuple[str, ...]
+    data: Mapping[str, Any]
+    template: str = "ablation.html"
 
 
 def report(results: Reportable | Sequence[Reportable], path: str | Path) -> Path:
     """Write results, or the run folders that hold them, as one HTML file that needs no network.
 
     Args:
-        results: one or several; each becomes a section.
+        results: one or several, of any kind; each becomes a section.
         path: the file to write; an old report of that name is replaced.
 
     Raises:
         InterpError: E206 nothing to report; E404, E406 a run without canary or certificate; E602 not writable; what
-            `AblationResult.load` raises for a folder.
+            `open_result` raises for a folder.
     """
-    given = [results] if isinstance(results, AblationResult | str | Path) else list(results)
-    loaded = [result if isinstance(result, AblationResult) else AblationResult.load(result) for result in given]
+    given = [results] if isinstance(results, Result | str | Path) else list(results)
+    loaded = [result if isinstance(result, Result) else open_result(result) for result in given]
     return write_atomic(path, render(loaded).encode("utf-8"))
 
 
-def render(results: Sequence[AblationResult]) -> str:
+def render(results: Sequence[Result]) -> str:
     """The page as text."""
     if not results:
         raise InterpError("E206", "no result to report", fix="give one result or run folder, or several")
-    sections = [section(result) for result in results]
-    data = [section_data(part.result, part.rows, len(sections)) for part in sections]
+    n = len(results)
+    sections = [ablation(one, n) if isinstance(one, AblationResult) else section(one) for one in results]
     scripts = [get_plotlyjs(), (FOLDER / "report.js").read_text(encoding="utf-8")]
-    first = results[0]
-    name = f"{first.run.task['name']} on {first.run.model['name']}" if len(results) == 1 else f"{len(results)} runs"
+    name = " on ".join(about(results[0])) if n == 1 else f"{n} runs"
     template = environment().get_template("page.html")
     return template.render(
         title=f"interp: {visible(name, 200)}",
@@ -90,13 +123,50 @@ def render(results: Sequence[AblationResult]) -> str:
         policy=policy(scripts),
         style=Markup((FOLDER / "report.css").read_text(encoding="utf-8")),
         scripts=[Markup(script) for script in scripts],
-        data=Markup(script_json({"dark": DARK, "sections": data})),
+        data=Markup(script_json({"dark": DARK, "sections": [part.data for part in sections]})),
         shown_drops=SHOWN_DROPS,
     )
 
 
-def section(result: AblationResult) -> Section:
-    """What the template needs to know about one run.
+def about(result: Result) -> tuple[str, ...]:
+    """Task and model, where a result has them."""
+    return tuple(str(part["name"]) for part in (result.run.task, result.run.model) if "name" in part)
+
+
+def section(result: Result) -> Section:
+    """What the template needs to know about a run of any kind."""
+    figures = result.figures()
+    rows = cells(result.full_table())
+    return Section(
+        result,
+        title=title_of(result),
+        about=about(result),
+        facts=asked(result),
+        captions=tuple(figures),
+        rows=rows,
+        details=provenance(result),
+        data={"figures": [figure_data(figure) for figure in figures.values()], "rows": len(rows)},
+    )
+
+
+def asked(result: Result) -> dict[str, str]:
+    """The question in a few lines: prompts, and what was done that one value says."""
+    prompts = getattr(result, "prompts", None)
+    kept = {} if prompts is None else {"prompts": f"{len(prompts)} kept, {len(getattr(result, 'drops', ()))} dropped"}
+    said = {name: value for name, value in result.run.method.items() if isinstance(value, str | int | float)}
+    shown = {name.replace("_", " "): spoken(value) for name, value in sorted(said.items()) if name != "kind"}
+    return {**kept, **{name: value for name, value in shown.items() if value}}
+
+
+def spoken(value: str | int | float) -> str:
+    """A setting as text."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def ablation(result: AblationResult, n_sections: int) -> AblationSection:
+    """What the template needs to know about one ablation.
 
     Raises:
         InterpError: E404 without canary, E406 without certificate: then nothing proves that the edits happened.
@@ -107,18 +177,22 @@ def section(result: AblationResult) -> Section:
     if not result.run.certificate:
         raise InterpError("E406", "no certificate: the hooked model was not compared", where=name, fix=RERUN)
     finite = result.baseline[np.isfinite(result.baseline)]
-    return Section(
+    rows = ranked_rows(result)
+    return AblationSection(
         result,
-        rows=ranked_rows(result),
+        rows=rows,
         shown=[result.prompts[index].id for index in shown_prompts(result)],
         clean_mean=float(finite.mean()) if finite.size else float("nan"),
         n_above=int((finite > 0).sum()),
         details=provenance(result),
         costs=cost_rows(result.sweep) if result.sweep else [],
+        title=title_of(result),
+        about=about(result),
+        data=section_data(result, rows, n_sections),
     )
 
 
-def provenance(result: AblationResult) -> dict[str, dict[str, str]]:
+def provenance(result: Result) -> dict[str, dict[str, str]]:
     """The run record as text, group by group; what the page shows elsewhere is left out."""
     run = result.run
     groups: dict[str, Any] = {

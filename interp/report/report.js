@@ -35,7 +35,29 @@
     table.tBodies[0].append(...rows);
   }
 
-  function start(section, number) {
+  // The table of a section: titles sort, and a button shows all rows.
+  function listenToTable(number, nRows, noun) {
+    const table = document.getElementById(`table-${number}`);
+    table.tHead.addEventListener("click", ({ target }) => {
+      if (target.closest("button")) sortRows(table, target.closest("th").cellIndex);
+    });
+    document.getElementById(`more-${number}`)?.addEventListener("click", ({ target }) => {
+      const short = table.classList.toggle("short");
+      target.setAttribute("aria-expanded", String(!short));
+      target.textContent = short ? `Show all ${nRows} ${noun}` : "Show the first 10";
+    });
+  }
+
+  function startResult(section, number) {
+    const drawAll = () => section.figures.forEach((figure, index) => {
+      draw(document.getElementById(`figure-${number}-${index}`), figure);
+    });
+    drawAll();
+    listenToTable(number, section.rows, "rows");
+    return drawAll;
+  }
+
+  function startAblation(section, number) {
     const at = (name) => document.getElementById(`${name}-${number}`);
     const nHeads = section.heads.length;
     const effects = new Float32Array(bytes(section.effects).buffer);
@@ -136,13 +158,8 @@
       at("prompt")?.addEventListener("change", (event) => { prompt = Number(event.target.value); drawPattern(); });
       at("table").addEventListener("click", ({ target }) => {
         if (target.dataset.head) choose(Number(target.dataset.head));
-        else if (target.closest("thead button")) sortRows(at("table"), target.closest("th").cellIndex);
       });
-      at("more")?.addEventListener("click", ({ target }) => {
-        const short = at("table").classList.toggle("short");
-        target.setAttribute("aria-expanded", String(!short));
-        target.textContent = short ? `Show all ${nHeads} heads` : "Show the first 10";
-      });
+      listenToTable(number, nHeads, "heads");
     }
 
     drawAll();
@@ -150,7 +167,8 @@
     return drawAll;
   }
 
-  const redraws = page.sections.map(start);
+  const starts = { ablation: startAblation };
+  const redraws = page.sections.map((section, number) => (starts[section.kind] ?? startResult)(section, number));
   const redraw = (isDark) => { dark = isDark; redraws.forEach((draw) => draw()); };
   darkScreen.addEventListener("change", () => redraw(darkScreen.matches));
   window.addEventListener("beforeprint", () => {

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.circuits.prompt_results import DROPS, PROMPTS, PromptRecord
-from interp.circuits.results import Result, RunInfo
+from interp.circuits.results import Result, RunInfo, first_line
 from interp.circuits.runfolder import RunFolder, RunWriter
 from interp.hooks.examples import Drop
 from interp.hooks.names import HeadId, parse_head
@@ -165,6 +165,9 @@ class SinkReport(Result):
         most = np.nan_to_num(self.mean("received"), nan=-1.0).max(1)
         return [line(self, int(index)) for index in np.argsort(-most, kind="stable")[:k]]
 
+    def full_table(self) -> list[list[str]]:
+        return self.table(len(self.heads))
+
     def to_frame(self) -> pd.DataFrame:
         """One row a head, prompt and role, with the numbers of the first three criteria."""
         return frame(self)
@@ -174,6 +177,17 @@ class SinkReport(Result):
         from interp.report.sink_figures import received_heatmap
 
         return received_heatmap(self)
+
+    def figures(self) -> dict[str, go.Figure]:
+        """Attention received, and where they were measured the four criteria, longer texts and other domains."""
+        from interp.report import sink_figures
+
+        wanted = (
+            (any(one.attention or one.outlier or one.drained for one in self.criteria), sink_figures.criteria_matrix),
+            (self.lengths, sink_figures.sink_by_length),
+            (self.tested and self.sink_heads, sink_figures.change_by_domain),
+        )
+        return super().figures() | {first_line(draw): draw(self) for asked, draw in wanted if asked}
 
     def write_files(self, writer: RunWriter) -> dict[str, Any]:
         writer.write_rows(ROWS, self.to_frame())

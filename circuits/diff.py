@@ -1,4 +1,4 @@
-"""Two ablations compared: how much each head's effect changed, on the prompts they share."""
+"""Two runs compared: how much each head's effect changed, on the prompts they share."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from interp.ablation.result import AblationResult
-from interp.ablation.tables import position_spec
 from interp.circuits.evidence import (
     benjamini_hochberg,
     bootstrap_interval,
@@ -18,16 +16,19 @@ from interp.circuits.evidence import (
     sign_flip_p,
     smallest_p,
 )
+from interp.circuits.prompt_results import PromptResult
 from interp.circuits.tables import as_html, as_text, counted, interval, listed, number
 from interp.kernels.errors import InterpError, InterpErrors
 
 COLUMNS = ("head", "first", "second", "change", "interval", "q", "changed")
 LEVEL = 0.05
 PERMUTATIONS = 9999
+UNTOLD = frozenset({"kind", "batch_size", "n_controls", "description", "sweep", "heads", "engine", "kernel"})
+"""Entries of a run's method whose difference says nothing of its effects, or that are told otherwise."""
 
 
 class HeadChange(NamedTuple):
-    """One head in both runs.
+    """One head (or cell, or component: a label of the results) in both runs.
 
     Attributes:
         first, second: mean effect in each run, over the shared prompts.
@@ -50,7 +51,7 @@ class RunDiff:
     """Change of each head's effect from one run to another.
 
     Attributes:
-        names: model and operator of both runs.
+        names: model and operator of both runs, or what else was done.
         task, metric: the same in both.
         prompts: ids of the shared prompts.
         heads: heads of both runs, in order.
@@ -99,7 +100,7 @@ class RunDiff:
         return as_html(self.headline(), COLUMNS, [cells(row) for row in self.top()])
 
 
-def compare(first: AblationResult, second: AblationResult, *, level: float = LEVEL, seed: int = 0) -> RunDiff:
+def compare(first: PromptResult, second: PromptResult, *, level: float = LEVEL, seed: int = 0) -> RunDiff:
     """Change of each head's effect from `first` to `second`.
 
     Effects are paired prompt by prompt: interval and test are over the shared prompts, and q is corrected over all
@@ -113,7 +114,7 @@ def compare(first: AblationResult, second: AblationResult, *, level: float = LEV
         InterpError: E312 tokenizers differ; E205 tasks, metrics or heads that cannot be compared, all reasons at once.
     """
     check_comparable(first, second)
-    labels = [label for label in first.heads if label in set(second.heads)]
+    labels = [label for label in first.labels if label in set(second.labels)]
     ids, places = shared_prompts(first, second)
     if not labels or not ids:
         what = "no head" if not labels else "no prompt with the same id and tokens"
@@ -130,13 +131,22 @@ def compare(first: AblationResult, second: AblationResult, *, level: float = LEV
         for label, (one, other, delta, below, above, p_value, q_value) in zip(labels, table.tolist(), strict=True)
     )
     can_claim = smallest_p(len(ids), n_permutations) * len(labels) <= level
-    names = tuple(f"{run.run.model['name']} ({run.run.method['operator']})" for run in (first, second))
-    task = str(first.run.task["name"])
-    return RunDiff((names[0], names[1]), task, first.metric, ids, rows, _notes(first, second, labels, ids), can_claim)
+    metric = str(first.run.task.get("metric", first.kind))
+    names, task = (_name(first), _name(second)), str(first.run.task["name"])
+    return RunDiff(names, task, metric, ids, rows, _notes(first, second, labels, ids), can_claim)
 
 
-def check_comparable(first: AblationResult, second: AblationResult) -> None:
+def _name(result: PromptResult) -> str:
+    """A run in a few words."""
+    done = result.run.method.get("operator") or result.run.method.get(result.alike[0] if result.alike else "", "")
+    return f"{result.run.model['name']} ({done})" if done else str(result.run.model["name"])
+
+
+def check_comparable(first: PromptResult, second: PromptResult) -> None:
     """Raise unless effects of both runs are of the same kind."""
+    if first.kind != second.kind:
+        fix = "compare two runs of the same verb"
+        raise InterpError("E205", f"one run holds {first.kind}, the other {second.kind}", fix=fix)
     errors = []
     one, other = (run.run.model.get("tokenizer_sha256") for run in (first, second))
     if one and other and one != other:
@@ -145,18 +155,18 @@ def check_comparable(first: AblationResult, second: AblationResult) -> None:
     for name, one, other in (
         ("tasks", first.run.task["name"], second.run.task["name"]),
         ("task options", first.run.task.get("options"), second.run.task.get("options")),
-        ("metrics", first.metric, second.metric),
+        ("metrics", first.run.task.get("metric"), second.run.task.get("metric")),
+        *((f"{name} of the method", *(_entry(run, name) for run in (first, second))) for name in first.alike),
     ):
         if one != other:
             fix = "an effect of one is no effect of the other: make both runs alike"
-            errors.append(InterpError("E205", f"the {name} differ: {one} and {other}", fix=fix))
+            differ = "differs" if name.endswith("method") else "differ"
+            errors.append(InterpError("E205", f"the {name} {differ}: {one} and {other}", fix=fix))
     if errors:
         raise errors[0] if len(errors) == 1 else InterpErrors(errors)
 
 
-def shared_prompts(
-    first: AblationResult, second: AblationResult
-) -> tuple[tuple[str, ...], tuple[list[int], list[int]]]:
+def shared_prompts(first: PromptResult, second: PromptResult) -> tuple[tuple[str, ...], tuple[list[int], list[int]]]:
     """Prompts with equal id, tokens, answer and distractor, and their places in both runs."""
     place = {prompt: index for index, prompt in enumerate(second.prompts)}
     found = [(index, place[prompt]) for index, prompt in enumerate(first.prompts) if prompt in place]
@@ -164,22 +174,21 @@ def shared_prompts(
     return ids, ([one for one, _ in found], [other for _, other in found])
 
 
-def _effects(result: AblationResult, labels: Sequence[str], prompts: list[int]) -> Float[np.ndarray, "head prompt"]:
-    rows = [result.heads.index(label) for label in labels]
+def _effects(result: PromptResult, labels: Sequence[str], prompts: list[int]) -> Float[np.ndarray, "head prompt"]:
+    rows = [result.labels.index(label) for label in labels]
     effects: np.ndarray = result.effects[np.ix_(rows, prompts)]
     return effects
 
 
-def _notes(first: AblationResult, second: AblationResult, labels: Sequence[str], ids: Sequence[str]) -> tuple[str, ...]:
+def _notes(first: PromptResult, second: PromptResult, labels: Sequence[str], ids: Sequence[str]) -> tuple[str, ...]:
     """Where the runs are not alike although they can be compared."""
     notes = []
-    for what, one, other in (
-        ("operators", first.run.method["operator"], second.run.method["operator"]),
-        ("positions", *(position_spec(run.run.method["positions"]) for run in (first, second))),
-    ):
-        if one != other:
+    for name in sorted((set(first.run.method) | set(second.run.method)) - UNTOLD - first.unasked - set(first.alike)):
+        one, other = _entry(first, name), _entry(second, name)
+        if one != other and not isinstance(one, dict):
+            what = f"{name}s" if name in ("operator", "position") else name.replace("_", " ")
             notes.append(f"The {what} differ: {one} and {other}; a change may come from that alone.")
-    lost = len(set(first.heads) ^ set(second.heads))
+    lost = len(set(first.labels) ^ set(second.labels))
     if lost:
         notes.append(f"{lost} heads are in one run only and were left out.")
     alone = len(first.prompts) + len(second.prompts) - 2 * len(ids)
@@ -188,6 +197,14 @@ def _notes(first: AblationResult, second: AblationResult, labels: Sequence[str],
     if None in [run.run.model.get("tokenizer_sha256") for run in (first, second)]:
         notes.append("A run does not name its tokenizer; prompts count as shared where their tokens are equal.")
     return tuple(notes)
+
+
+def _entry(result: PromptResult, name: str) -> Any:
+    """An entry of the run's method, in words where it names positions."""
+    value = result.run.method.get(name)
+    if name != "positions":
+        return list(value) if isinstance(value, tuple) else value
+    return "all" if value is None else value if isinstance(value, str) else " ".join(map(str, value))
 
 
 def cells(row: HeadChange) -> Sequence[str]:

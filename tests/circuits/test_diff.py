@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interp.ablation.diff import compare
 from interp.ablation.result import AblationResult
+from interp.circuits.diff import compare
 from interp.circuits.evidence import benjamini_hochberg, bootstrap_interval, sign_flip_p
 from interp.circuits.prompt_results import PromptRecord
 from interp.circuits.results import RunInfo
@@ -144,3 +144,21 @@ def test_a_change_never_stands_without_its_interval() -> None:
         assert "interval" in text and "nan" not in text
     frame = found.to_frame()
     assert list(frame.columns[3:6]) == ["change", "ci_low", "ci_high"] and len(frame) == 8
+
+
+def test_any_results_with_rows_for_prompts_compare() -> None:
+    """Scores of one scorer, here against a run of themselves with one head raised."""
+    import interp
+
+    scores = interp.score(interp.load("planted-induction"), "previous-token", n=16)
+    values = scores.values.copy()
+    values[0] += np.random.default_rng(0).normal(0.3, 0.01, size=values.shape[1])
+    found = compare(scores, replace(scores, values=values))
+    assert [row.label for row in found.heads if row.changed] == [scores.heads[0]]
+    assert found.notes == ()
+    assert found.heads[0].change == pytest.approx((values - scores.values)[0].mean())
+    other = replace(scores, run=replace(scores.run, method={**scores.run.method, "scorer": "induction"}))
+    with pytest.raises(InterpError, match="scorer of the method differs: previous-token and induction"):
+        compare(scores, other)
+    with pytest.raises(InterpError, match="one run holds scores, the other ablation"):
+        compare(scores, run())
