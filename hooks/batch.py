@@ -25,6 +25,9 @@ class Batch:
         tokenizer: digest of the tokenizer that made the ids; '' where they were given.
         spans: role -> for each prompt the token positions that play it.
         counts: input -> how many of its rows belong to each prompt, where that is not one.
+        written: how many tokens at the end of every row the model wrote itself.
+        start: tokens before it are in a cache of keys and values, and the forward computes the others alone.
+        memory: what interventions keep from step to step of one cached generation; None elsewhere.
     """
 
     inputs: Mapping[str, Any]
@@ -34,6 +37,9 @@ class Batch:
     tokenizer: str = ""
     spans: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
     counts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    written: int = 0
+    start: int = 0
+    memory: dict[Any, Any] | None = None
 
     @property
     def size(self) -> int:

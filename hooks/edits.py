@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.hooks.adapters.base import HookContext, HookFn
@@ -16,7 +16,10 @@ Cells = int | Sequence[int]
 """A position, or several, of every prompt."""
 
 Positions = None | str | Cells
-"""Where an edit acts: None everywhere, 'end' the last real token, a role of the task, or positions of every prompt."""
+"""Where an edit acts: None everywhere, 'end' the last real token, a role of the task, or positions of every prompt.
+
+While a model writes a text, 'end' is each newest token: that of the prompt, and every one that is fed in after it.
+"""
 
 New = Callable[[Tensor, HookContext], Tensor]
 
@@ -29,9 +32,9 @@ def freeze_positions(positions: str | Cells) -> str | tuple[int, ...]:
 
 
 def positions_mask(
-    batch: Batch, positions: Positions, context: HookContext, size: int, shown: int
+    batch: Batch, positions: Positions, context: HookContext, size: int, shown: int, start: int | None = None
 ) -> Bool[Tensor, "batch pos"] | None:
-    """True where an edit acts, among the `shown` tokens of a tensor; None for everywhere.
+    """True where an edit acts, among the `shown` tokens from `start` (by default, that of the tensor); None for everywhere.
 
     Raises:
         InterpError: E313 unknown role or position outside the prompts.
@@ -45,12 +48,13 @@ def positions_mask(
             chosen[row, list(span)] = True
     else:
         chosen[:, _inside(positions, length, context)] = True
-    return chosen[:, context.start : context.start + shown]
+    start = context.start if start is None else start
+    return chosen[:, start : start + shown]
 
 
 def key_mask(batch: Batch, keys: str | Cells, context: HookContext, cells: Tensor) -> Bool[Tensor, "batch 1 1 key_pos"]:
     """True at these keys of [batch head query_pos key_pos]. Raises E313 for an unknown role or a key outside the prompts."""
-    chosen = positions_mask(batch, keys, context, cells.shape[0], cells.shape[-1])
+    chosen = positions_mask(batch, keys, context, cells.shape[0], cells.shape[-1], context.key_start)
     assert chosen is not None
     return chosen[:, None, None, :].to(cells.device)
 
@@ -78,7 +82,7 @@ def _named(batch: Batch, name: str, context: HookContext) -> Sequence[tuple[int,
             fix="use numbers, or None for everywhere",
         )
     if name == "end":
-        return [(end,) for end in batch.end.tolist()]
+        return [tuple(range(end - batch.written, end + 1)) for end in batch.end.tolist()]
     if name not in batch.spans:
         raise InterpError("E313", f"no position is called {name!r}", fix=suggest(name, ("end", *batch.spans)))
     return batch.spans[name]
@@ -130,15 +134,33 @@ def uniform_pattern(pattern: Tensor, context: HookContext) -> Tensor:
 
 def identity_pattern(pattern: Tensor, context: HookContext) -> Tensor:
     """Every query attends to itself alone."""
-    return torch.eye(pattern.shape[-2], pattern.shape[-1], dtype=pattern.dtype, device=pattern.device).expand_as(
-        pattern
-    )
+    n_queries, n_keys = pattern.shape[-2:]
+    own = torch.arange(n_queries, device=pattern.device)[:, None] + context.start - context.key_start
+    keys = torch.arange(n_keys, device=pattern.device)
+    return (own == keys).to(pattern.dtype).expand_as(pattern)
 
 
 def first_key_pattern(pattern: Tensor, context: HookContext) -> Tensor:
     """Every query attends to the first key it may see (the usual sink)."""
     first = visible(pattern, context).argmax(-1, keepdim=True)
     return torch.zeros_like(pattern).scatter_(-1, first, 1.0)
+
+
+def shared_out(
+    pattern: Float[Tensor, "batch head query_pos key_pos"],
+    takes: Bool[Tensor, "#batch #head #query_pos key_pos"],
+    gives: Bool[Tensor, "#batch #head #query_pos key_pos"],
+    share: float,
+) -> Float[Tensor, "batch head query_pos key_pos"]:
+    """A share of the attention on some keys, given to others in proportion to what they have; row sums stay.
+
+    A row without any attention on keys that get it is left as it is.
+    """
+    taken = pattern * takes * share
+    weights = pattern * gives
+    total = weights.sum(-1, keepdim=True)
+    parts = weights / total.clamp(min=torch.finfo(pattern.dtype).tiny)
+    return torch.where(total > 0, pattern - taken + parts * taken.sum(-1, keepdim=True), pattern)
 
 
 def replace_stream(batch: Batch, positions: Positions, new: New) -> HookFn:
@@ -163,7 +185,8 @@ def never_blind(hook: HookFn, batch: Batch) -> HookFn:
         floor = torch.finfo(scores.dtype).min / 2
         blind = (new <= floor).all(-1) & (scores > floor).any(-1)
         if batch.mask is not None and context.point.tower == "":
-            blind = blind & batch.mask[:, None, :].to(blind.device)
+            real = batch.mask[:, context.start : context.start + blind.shape[-1]]
+            blind = blind & real[:, None, :].to(blind.device)
         if bool(blind.any()):
             query = int(blind.any(0).any(0).float().argmax()) + context.start
             raise InterpError(

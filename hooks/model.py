@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.hooks.adapters.base import Adapter, HookFn
+from interp.hooks.adapters.base import Adapter, Fired, HookFn
 from interp.hooks.batch import Batch
 from interp.hooks.capture import Cache, Recorder
-from interp.hooks.interventions import Intervention
+from interp.hooks.interventions import Hook, Intervention
 from interp.hooks.names import NAMED_ONLY, HeadId, match_names
 from interp.hooks.prompts import Prompts, from_inputs, make_batch, tokenizer_digest
 from interp.kernels.errors import InterpError, suggest
@@ -22,6 +22,8 @@ from interp.kernels.errors import InterpError, suggest
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
+    from interp.hooks.generation.result import Generation
+    from interp.hooks.generation.sampling import Sampling
     from interp.hooks.probe import Certificate
     from interp.hooks.statistics import AttentionStatistics, Wanted
 
@@ -326,6 +328,29 @@ class HookedModel:
         required = set(hooks) | (set(extra) if must_fire else set())
         for name, functions in extra.items():
             hooks.setdefault(name, []).extend(functions)
+        return self._attached(batch, hooks, required, lambda: self.adapter.forward(batch.inputs), grad=grad)[0]
+
+    def run_edited(self, batch: Batch, hooks: Sequence[Hook], forward: Callable[[], Tensor]) -> tuple[Tensor, Fired]:
+        """What `forward` gives with these hooks on this batch in force, and how often each point fired.
+
+        Raises:
+            InterpError: as `run_with_hooks`.
+        """
+        by_name: dict[str, list[HookFn]] = {}
+        for name, function in hooks:
+            by_name.setdefault(name, []).append(function)
+        return self._attached(batch, by_name, set(by_name), forward)
+
+    def _attached(
+        self,
+        batch: Batch,
+        hooks: Mapping[str, Sequence[HookFn]],
+        required: set[str],
+        forward: Callable[[], Tensor],
+        *,
+        grad: bool = False,
+    ) -> tuple[Tensor, Fired]:
+        """One forward with hooks, of which the required ones must fire once."""
         for name in hooks:
             self.check_point(name)
             if name.endswith(RESULT):
@@ -336,16 +361,60 @@ class HookedModel:
                     fix="edit hook_z instead; result is z times W_O",
                 )
         with torch.set_grad_enabled(grad), self.adapter.attached(hooks, batch) as fired:
-            output = self.adapter.forward(batch.inputs)
+            output = forward()
         wrong = {name: fired[name] for name in required if fired[name] != 1}
         if wrong:
             counts = ", ".join(f"{name} {count} times" for name, count in sorted(wrong.items()))
             raise InterpError(
                 "E404",
                 f"hooks must fire once a forward, but fired: {counts}",
+                where=f"the forward of the token at {batch.start}" if batch.start else "",
                 fix="a vision tower runs only when images are given; otherwise please report this architecture",
             )
-        return output
+        return output, fired
+
+    def generate(
+        self,
+        prompts: Prompts,
+        *,
+        max_new_tokens: int,
+        edits: Sequence[Intervention] = (),
+        images: Any = None,
+        sample: Sampling | None = None,
+        stop: Collection[int | str] | None = None,
+        logits: bool = False,
+        padding_side: str = "right",
+        cached: bool = True,
+    ) -> Generation:
+        """What the model writes after prompts, with interventions in force for every token.
+
+        The prompts are read in one forward, and each token that is written in one of its own, from a cache of keys and
+        values; interventions act in all of them, and the logits are those of whole texts. Their positions are those of
+        prompt and written text: numbers count in the text as given, roles are in the prompt, 'end' is each newest
+        token (the prompt's last one, and every one that was written).
+
+        Args:
+            prompts, images, padding_side: see `batch`.
+            max_new_tokens: of each text.
+            edits: in force beside those of `edit`, after them.
+            sample: how tokens are drawn; None takes the likeliest.
+            stop: tokens and strings that end a text; None: what ends one for the model and its tokenizer.
+            logits: keep them.
+            cached: False runs the whole text anew for every token. Where the cache of a model does not give the logits
+                of whole texts, that is done anyway, and the result's `method` says so.
+
+        Raises:
+            InterpError: E407 a model that writes no text; E309 too many tokens; E205 interventions that cannot mean
+                the same for one token and a whole text (references by position, operators that look ahead); E404 an
+                intervention that does not reach a token; E313 positions outside the text.
+        """
+        from interp.hooks.generation.run import generate
+
+        batch = self.batch(prompts, images=images, padding_side=padding_side)
+        return generate(
+            self, batch, [*self._edits, *edits], max_new_tokens=max_new_tokens, sample=sample, stop=stop,
+            keep_logits=logits, cached=cached,
+        )  # fmt: skip
 
     def run_plain(self, prompts: Prompts, **options: Any) -> Tensor:
         """The untouched model, whatever interventions are in force."""

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.hooks.batch import Batch
-from interp.hooks.names import READ_ONLY, PointId
+from interp.hooks.names import READ_ONLY, SQUARE, PointId
 from interp.kernels.errors import InterpError
 
 
@@ -57,8 +57,9 @@ class HookContext:
     Attributes:
         point: where it stands.
         batch: the batch that runs; None for a bare forward.
-        start: position of the tensor's first token; above 0 only where a vision model attends window by window.
-        length: tokens of the whole layer, of which a window shows some; None where the tensor shows them all.
+        start: position of the tensor's first token; above 0 where a vision model attends window by window, and in
+            cached decoding, where the tensor shows the newest token alone.
+        length: tokens of the whole layer or text, of which the tensor shows some; None where it shows them all.
         allowed: on scores and patterns, which keys each query may see [#batch #head query_pos key_pos]; None: all.
         call: on `attn.hook_operator`, what attention was called with.
     """
@@ -73,6 +74,16 @@ class HookContext:
     @property
     def name(self) -> str:
         return self.point.name
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether earlier tokens of the text are in a cache, and this forward computes the newest one alone."""
+        return self.batch is not None and self.batch.start > 0 and not self.point.tower
+
+    @property
+    def key_start(self) -> int:
+        """On scores and patterns, position of the first key that is shown."""
+        return 0 if self.is_decoding else self.start
 
 
 HookFn = Callable[[Tensor, HookContext], Tensor | None]
@@ -153,6 +164,19 @@ class Adapter(ABC):
     def plain_forward(self, inputs: Mapping[str, Any]) -> Tensor:
         """The same with nothing of ours in the way."""
 
+    def new_cache(self) -> Any:
+        """An empty cache of keys and values for `cached_forward`; None where this kind of model has none."""
+        return None
+
+    def cached_forward(self, inputs: Mapping[str, Any], cache: Any) -> Tensor:
+        """Logits [batch 1 d_vocab] at the last token of a forward that continues what is in the cache, and joins it."""
+        raise NotImplementedError
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Tokens that end a text by the model's own settings."""
+        return ()
+
     @abstractmethod
     def w_out(self, layer: int, tower: str = "") -> Tensor:
         """Output projection of a layer [head d_head d_model]."""
@@ -166,7 +190,15 @@ def fire_at(
     hooks: Sequence[HookFn], point: PointId, batch: Batch | None, fired: Fired, value: Tensor, *window: Any
 ) -> Tensor:
     """`run_hooks` at a point; `window` are the further fields of its context."""
-    return run_hooks(hooks, value, HookContext(point, batch, *window), fired)
+    context = HookContext(point, batch, *window)
+    return run_hooks(hooks, value, _in_text(context, value) if context.is_decoding else context, fired)
+
+
+def _in_text(context: HookContext, value: Tensor) -> HookContext:
+    """The context in cached decoding, where a tensor ends with the newest token and a forward tells no more."""
+    assert context.batch is not None and context.batch.mask is not None
+    width = context.batch.mask.shape[1]
+    return replace(context, start=width - value.shape[2 if context.point.kind in SQUARE else 1], length=width)
 
 
 class MidStream:
@@ -214,6 +246,6 @@ def run_hooks(hooks: Sequence[HookFn], value: Tensor, context: HookContext, fire
                 where=context.name,
             )
         value = new.to(value.dtype)
-    if context.start == 0:
+    if context.start == 0 or context.is_decoding:
         fired[context.name] += 1
     return value

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from interp.hooks.adapters.base import Adapter, Fired, Hooks, MidStream, fire_at, replaced_heads
 from interp.hooks.adapters.probe_inputs import probe_inputs
@@ -132,6 +133,28 @@ class HuggingFaceAdapter(Adapter):
             site.seen = site.calls = 0
         return self.plain_forward(inputs)
 
+    def new_cache(self) -> Any:
+        """Every layer keeps all its keys, also where it sees a window of them: an edit may ask for any."""
+        holder: Any
+        for holder in self.model.modules():
+            if hasattr(holder, "rope_deltas"):  # where Qwen's models keep what the last picture did to positions
+                holder.rope_deltas = None
+        return DynamicCache() if "past_key_values" in self.takes else None
+
+    def cached_forward(self, inputs: Mapping[str, Any], cache: Any) -> Tensor:
+        """Logits [batch 1 d_vocab] at the last token of a forward that continues what is in the cache, and joins it."""
+        for site, _ in self.sites():
+            site.seen = site.calls = 0
+        wanted = {"use_cache": True, "logits_to_keep": 1}
+        extra = {name: value for name, value in wanted.items() if name in self.takes}
+        return self.model(**inputs, past_key_values=cache, **extra).logits[:, -1:]
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Tokens that end a text by the model's own settings."""
+        said = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        return () if said is None else (said,) if isinstance(said, int) else tuple(said)
+
     def sites(self) -> Iterator[tuple[AttentionSite, Block]]:
         """Every layer with its place in the attention registry."""
         return ((SITES[block.attn], block) for tower in self.towers.values() for block in tower.blocks.values())
@@ -209,12 +232,12 @@ class HuggingFaceAdapter(Adapter):
 def _attach_attention_write(
     stack: ExitStack, block: Block, attn_out: Callable[..., Tensor] | None, resid_mid: Callable[..., Tensor] | None
 ) -> None:
-    if attn_out is not None:
-        _on_output(stack, block.attn_write, attn_out)
     if resid_mid is not None:
         stream = MidStream(resid_mid)
         _on_input(stack, block.module, stream.remember)
         _on_output(stack, block.attn_write, stream.shift)
+    if attn_out is not None:  # attached last, so that it runs first and resid_mid is made of what it leaves
+        _on_output(stack, block.attn_write, attn_out)
 
 
 def _attach_tower(stack: ExitStack, tower: Tower, fires: Mapping[str, Callable[..., Tensor]], size: int) -> None:
@@ -285,7 +308,8 @@ def _before(
 
 
 def _on_output(stack: ExitStack, module: nn.Module, fire: Callable[[Tensor], Tensor], size: int = 1) -> None:
-    stack.callback(module.register_forward_hook(partial(_after, fire, size)).remove)
+    # Before other hooks: transformers notes hidden states in hooks of its own, and some models read those notes.
+    stack.callback(module.register_forward_hook(partial(_after, fire, size), prepend=True).remove)
 
 
 def _after(fire: Callable[[Tensor], Tensor], size: int, module: nn.Module, args: Any, output: Any) -> Any:

@@ -114,7 +114,7 @@ def compute(
     if site.fire is not None:
         query, key, value = (_fire_heads(site, kind, x, window) for kind, x in (("q", query), ("k", key), ("v", value)))
     if OPERATOR in site.kinds:
-        causal = site.is_maskless and attention_mask is None and query.shape[2] > 1 and is_causal(module, kwargs)
+        causal = site.is_maskless and attention_mask is None and key.shape[2] > 1 and is_causal(module, kwargs)
         call = AttentionCall(query, key, value, attention_mask, causal, scaling, kwargs)
         return _operated(site, module, call, window, dropout)
     return _model_own(site, module, query, key, value, attention_mask, scaling, window, dropout, kwargs)

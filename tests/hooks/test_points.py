@@ -11,6 +11,7 @@ from torch import Tensor
 from interp.hooks.architectures import sharp_model
 from interp.hooks.model import HookedModel
 from interp.hooks.names import POINTS, READ_ONLY, HeadId
+from interp.hooks.tiny import tiny_model
 from interp.kernels.errors import InterpError
 
 IDS = torch.randint(3, 128, (3, 7), generator=torch.Generator().manual_seed(1))
@@ -294,3 +295,15 @@ def test_an_mlp_that_runs_all_prompts_in_one_row() -> None:
 def test_a_norm_that_does_not_say_its_epsilon_is_refused() -> None:
     model = small("Olmo", intermediate_size=48)
     assert "does not say" in model.adapter.refused["ln_final.hook_scale"]
+
+
+@pytest.mark.parametrize("name", ["llava", "siglip", "vit", "llama", "gpt2"])
+def test_an_edit_of_a_layer_whose_stream_the_model_notes_reaches_the_output(name: str) -> None:
+    """LLaVA reads the vision tower through hidden states that transformers notes in hooks of its own, before ours."""
+    model = HookedModel.from_hf(tiny_model(name))
+    inputs = dict(model.adapter.probe_inputs)
+    plain, noise = model(inputs), torch.Generator().manual_seed(0)
+    unread = {"llava": {"vision.blocks.1.hook_resid_post"}}.get(name, set())  # it reads the last layer but one
+    for point in [point for point in model.adapter.available if point.endswith("hook_resid_post")]:
+        edited = model.run_with_hooks(inputs, {point: lambda x, _: x + torch.randn(x.shape, generator=noise)})
+        assert (float((edited - plain).abs().max()) > 1e-3) == (point not in unread), point
