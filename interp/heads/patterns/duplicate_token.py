@@ -15,7 +15,11 @@ from interp.kernels.statistics.targets import last_occurrence
 
 @dataclass(frozen=True, eq=False)
 class DuplicateToken(TargetScorer):
-    """Where the same token stood last."""
+    """Where the same token stood last.
+
+    TransformerLens' head detector ("mul") counts every earlier place of the token, and divides by all rows, also by those
+    whose token is new; here rows count whose token came before.
+    """
 
     name: ClassVar[str] = "duplicate-token"
     source: ClassVar[str] = "Wang et al. 2022, arXiv 2211.00593, section 3.1"

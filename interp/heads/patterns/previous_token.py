@@ -15,7 +15,11 @@ from interp.kernels.statistics.targets import previous_token
 
 @dataclass(frozen=True, eq=False)
 class PreviousToken(TargetScorer):
-    """The token before."""
+    """The token before.
+
+    TransformerLens' head detector ("mul") divides by all rows, the first one with them, so that at most (T - 1) / T is
+    possible there; here rows count that have a token before.
+    """
 
     name: ClassVar[str] = "previous-token"
     source: ClassVar[str] = "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits"

@@ -26,6 +26,8 @@ COLLAPSED, OVERLOADED = 0.05, 0.95
 class Entropy(AttentionScorer):
     """Entropy of each row over that of even attention, log of the keys up to the query; mean over queries but the first.
 
+    The published code (Active-Dormant-Attention) counts the first row, which has nothing to choose from, as 0 in the mean.
+
     Heads under `COLLAPSED` look at one key a query (entropy collapse, Zhai et al. 2023, arXiv 2303.06296), heads above
     `OVERLOADED` at all alike (entropic overload, Jha and Reagen 2024, arXiv 2410.09637); notes name them. A claimed head
     is more spread out than the others of its layer.

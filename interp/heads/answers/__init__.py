@@ -1,0 +1,1 @@
+"""Scorers of heads that move an answer to where it is given."""
