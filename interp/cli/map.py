@@ -1,0 +1,78 @@
+"""`interp map`: how much each token of a prompt counts for the answer, and which map to believe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from interp.cli.questions import Asked, MetricName, Out, Overwrite, count_drops
+from interp.cli.terminal import Terminal
+from interp.kernels.errors import CODES
+
+if TYPE_CHECKING:
+    from interp.maps.result import TokenMaps
+
+Methods = Annotated[str, typer.Option("--methods", help="Names: rollout,atman,...; all takes every one.")]
+Ways = Annotated[str, typer.Option("--ways", help="Of taking tokens away: knockout,neutral; the first makes claims.")]
+Steps = Annotated[int, typer.Option("--steps", min=2, help="Points of a deletion or insertion curve.")]
+Neutral = Annotated[str | None, typer.Option("--neutral", help="Token that stands for none.")]
+Deceive = Annotated[int, typer.Option("--deceive", min=0, help="Prompts on which attention is moved.")]
+Batch = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Prompts in one forward.")]
+
+
+def map(  # noqa: A001  # a verb is called as its function
+    terminal: Terminal,
+    asked: Asked,
+    methods: Methods = "all",
+    ways: Ways = "knockout,neutral",
+    steps: Steps = 8,
+    neutral: Neutral = None,
+    deceive: Deceive = 32,
+    metric: MetricName = None,
+    batch_size: Batch = 16,
+    out: Out = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Map how much each token counts, and hold the maps against what the model does without it."""
+    task = asked.make_task(terminal.seed)
+    folder = asked.folder(out, "map", overwrite=overwrite)
+    names = "all" if methods.strip() == "all" else words(methods)
+
+    from interp.maps.run import token_maps
+
+    with terminal.following("prompts") as progress:
+        found = token_maps(
+            asked.open(), task, names, metric=metric, truncate=asked.truncate, ways=words(ways), steps=steps,
+            neutral=neutral, deceive=deceive, batch_size=batch_size, seed=terminal.seed, command=terminal.command,
+            progress=progress,
+        )  # fmt: skip
+    say(terminal, found, folder, overwrite=overwrite)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """A comma-separated list taken apart."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def say(terminal: Terminal, found: TokenMaps, folder: Path, *, overwrite: bool) -> None:
+    """Save the maps, and say what they say."""
+    found.save(folder, overwrite=overwrite)
+    terminal.say(found.headline())
+    for text in found.remarks():
+        terminal.say(text)
+    rows = found.table(len(found.methods))
+    terminal.table(found.columns, rows)
+    dropped = count_drops(found.drops)
+    terminal.say(f"prompts: {len(found.prompts)} kept")
+    for code, count in dropped.items():
+        terminal.say(f"         {count} dropped, {code}: {CODES[code.removeprefix('INTERP-')]}")
+    terminal.say(f"run:    {folder}")
+    terminal.emit(
+        {
+            "exit_code": 0, "headline": found.headline(), "folder": str(folder), "run_id": found.run_id,
+            "rows": [dict(zip(found.columns, row, strict=True)) for row in rows], "kept": len(found.prompts),
+            "dropped": dropped, "run": found.run.to_dict(),
+        }
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Maps made of attention patterns alone, or of patterns and values."""

@@ -1,0 +1,1 @@
+"""Maps made of runs in which one token counts less."""
