@@ -31,6 +31,9 @@ def measure_together(
 ) -> list[Scores]:
     """Scores of all of them, from one forward a batch.
 
+    Args:
+        heads: of one tower.
+
     Raises:
         InterpError: E403 where a layer's attention can't be read.
     """
@@ -38,7 +41,7 @@ def measure_together(
     kernels = dict[str, None]()
     for start, stop in batches(len(pairs), batch_size):
         batch = pairs.clean.rows(start, stop).to(model.device)
-        found = _run(scorers, model, batch, sorted({head.layer for head in heads}))
+        found = _run(scorers, model, batch, heads)
         kernels |= dict.fromkeys(layer.backend for layer in found.values())
         for index, scorer in enumerate(scorers):
             collected[index].append(_read(scorer, index, found, batch, heads))
@@ -47,18 +50,18 @@ def measure_together(
 
 
 def _run(
-    scorers: Sequence[AttentionScorer], model: HookedModel, batch: Batch, layers: Sequence[int]
+    scorers: Sequence[AttentionScorer], model: HookedModel, batch: Batch, heads: Sequence[HeadId]
 ) -> dict[int, Found]:
     """Attention of one batch with what every scorer asks of each layer, under names that tell whose it is."""
-    measuring = {}
-    for layer in layers:
+    tower, measuring = heads[0].tower, {}
+    for layer in sorted({head.layer for head in heads}):
         asked: dict[str, str | Statistic] = {
             f"{index}/{name}": statistic
             for index, scorer in enumerate(scorers)
             for name, statistic in scorer.asks(model, batch, layer).items()
         }
-        measuring[layer] = Measuring(model.heads[""][layer], asked, "auto")
-    model.run_with_hooks(batch, {point_name(OPERATOR, layer): one for layer, one in measuring.items()})
+        measuring[layer] = Measuring(model.heads[tower][layer], asked, "auto")
+    model.run_with_hooks(batch, {point_name(OPERATOR, layer, tower): one for layer, one in measuring.items()})
     return {layer: one.found for layer, one in measuring.items()}
 
 

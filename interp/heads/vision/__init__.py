@@ -1,0 +1,1 @@
+"""Heads of vision towers: where on the picture they look, and what they are worth."""
