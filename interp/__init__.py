@@ -19,18 +19,32 @@ if TYPE_CHECKING:
     from interp.attribution.run import dla
     from interp.circuits.groups import grow_group
     from interp.circuits.transfer import attention_transfer
+    from interp.heads.patterns.classes import pattern_classes
     from interp.heads.result import HeadScores
     from interp.heads.run import score
-    from interp.hooks.interventions import Ablate, Knockout, Patch, Redistribute, Scale, Steer
+    from interp.hooks.generation.result import Generation
+    from interp.hooks.generation.sampling import Sampling
+    from interp.hooks.interventions import Ablate, Blend, Calibrate, Knockout, Patch, Redistribute, Scale, Steer
     from interp.hooks.model import HookedModel
     from interp.hooks.names import HeadId
     from interp.hooks.swap import Swap
     from interp.kernels.errors import InterpError
     from interp.loading import load
+    from interp.maps.result import TokenMaps
+    from interp.maps.run import token_maps
+    from interp.passport.result import Passport
+    from interp.passport.run import passport
     from interp.patching.paths import paths
     from interp.patching.result import PatchResult, PathResult
     from interp.patching.run import patch
+    from interp.pictures.depth import depth_profile
+    from interp.pictures.distance import attention_by_distance
+    from interp.pictures.joint import joint_embedding, joint_embeddings
+    from interp.pictures.matrix import head_matrix
+    from interp.report.kinds import open_result
     from interp.report.page import report
+    from interp.safety.result import SafetyReport
+    from interp.safety.run import safety
     from interp.sinks.effects import SinkEffects
     from interp.sinks.result import SinkReport
     from interp.sinks.run import sinks
@@ -44,73 +58,107 @@ _HOMES = {
     "Ablate": "interp.hooks.interventions",
     "AblationResult": "interp.ablation.result",
     "AttributionResult": "interp.attribution.result",
+    "Blend": "interp.hooks.interventions",
+    "Calibrate": "interp.hooks.interventions",
+    "Generation": "interp.hooks.generation.result",
     "HeadId": "interp.hooks.names",
     "HeadScores": "interp.heads.result",
     "HookedModel": "interp.hooks.model",
     "InterpError": "interp.kernels.errors",
     "Knockout": "interp.hooks.interventions",
+    "Passport": "interp.passport.result",
     "Patch": "interp.hooks.interventions",
     "PatchResult": "interp.patching.result",
     "PathResult": "interp.patching.result",
     "Redistribute": "interp.hooks.interventions",
+    "SafetyReport": "interp.safety.result",
+    "Sampling": "interp.hooks.generation.sampling",
     "Scale": "interp.hooks.interventions",
     "SinkEffects": "interp.sinks.effects",
     "SinkReport": "interp.sinks.result",
     "Steer": "interp.hooks.interventions",
     "Swap": "interp.hooks.swap",
     "SwapResult": "interp.swapping.result",
+    "TokenMaps": "interp.maps.result",
     "ablate": "interp.ablation.run",
+    "attention_by_distance": "interp.pictures.distance",
     "attention_transfer": "interp.circuits.transfer",
+    "depth_profile": "interp.pictures.depth",
     "dla": "interp.attribution.run",
     "grow_group": "interp.circuits.groups",
+    "head_matrix": "interp.pictures.matrix",
+    "joint_embedding": "interp.pictures.joint",
+    "joint_embeddings": "interp.pictures.joint",
     "load": "interp.loading",
+    "open_result": "interp.report.kinds",
+    "passport": "interp.passport.run",
     "patch": "interp.patching.run",
     "paths": "interp.patching.paths",
+    "pattern_classes": "interp.heads.patterns.classes",
     "report": "interp.report.page",
+    "safety": "interp.safety.run",
     "score": "interp.heads.run",
     "sinks": "interp.sinks.run",
     "swap": "interp.swapping.run",
     "task": "interp.tasks.registry",
+    "token_maps": "interp.maps.run",
 }
 _FOLDERS = ("circuits", "hooks", "kernels")
 _KERNELS = ("attention", "pattern")
-_CALLABLE_FOLDERS = ("report", "sinks")
+_CALLABLE_FOLDERS = ("passport", "report", "safety", "sinks")
 
 __all__ = [
     "Ablate",
     "AblationResult",
     "AttributionResult",
+    "Blend",
+    "Calibrate",
+    "Generation",
     "HeadId",
     "HeadScores",
     "HookedModel",
     "InterpError",
     "Knockout",
+    "Passport",
     "Patch",
     "PatchResult",
     "PathResult",
     "Redistribute",
+    "SafetyReport",
+    "Sampling",
     "Scale",
     "SinkEffects",
     "SinkReport",
     "Steer",
     "Swap",
     "SwapResult",
+    "TokenMaps",
     "__version__",
     "ablate",
+    "attention_by_distance",
     "attention_transfer",
     "circuits",
+    "depth_profile",
     "dla",
     "grow_group",
+    "head_matrix",
     "hooks",
+    "joint_embedding",
+    "joint_embeddings",
     "kernels",
     "load",
+    "open_result",
+    "passport",
     "patch",
     "paths",
+    "pattern_classes",
     "report",
+    "safety",
     "score",
     "sinks",
     "swap",
     "task",
+    "token_maps",
 ]
 
 

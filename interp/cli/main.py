@@ -12,12 +12,15 @@ from interp.cli.bench import bench
 from interp.cli.diff import diff
 from interp.cli.dla import dla
 from interp.cli.env import env
+from interp.cli.head import head
+from interp.cli.map import map
 from interp.cli.models import models
 from interp.cli.patch import patch
 from interp.cli.paths import paths
 from interp.cli.plan import plan
 from interp.cli.report import report
 from interp.cli.resume import resume
+from interp.cli.safety import safety
 from interp.cli.score import score
 from interp.cli.sinks import sinks
 from interp.cli.swap import swap
@@ -47,7 +50,10 @@ for _function in (
     paths,
     dla,
     score,
+    head,
     sinks,
+    safety,
+    map,
     swap,
     plan,
     resume,

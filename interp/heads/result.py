@@ -16,8 +16,8 @@ from interp.circuits.results import RunInfo
 from interp.circuits.runfolder import RunFolder, RunWriter
 from interp.circuits.tables import counted, interval, listed, number
 from interp.heads.claims import judge_draws, judge_scores
+from interp.heads.parts import NOUNS, parse_part
 from interp.hooks.examples import Drop
-from interp.hooks.names import parse_head
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +47,7 @@ class HeadScores(PromptResult):
     numbers = ("values",)
     columns = ("head", "score", "interval", "chance", "others", "q", "claimed", "note")
     unasked = frozenset({"kernel"})
+    alike = ("scorer",)
 
     run: RunInfo
     heads: tuple[str, ...]
@@ -92,8 +93,13 @@ class HeadScores(PromptResult):
 
     @property
     def axis(self) -> str:
-        """What a row is: every score is one of query heads, where key/value heads are shared too."""
-        return "query_head"
+        """What a row is: 'query_head', where key/value heads are shared too, or 'expert'."""
+        return str(self.run.method.get("axis", "query_head"))
+
+    @property
+    def noun(self) -> str:
+        """What one row is called."""
+        return NOUNS[self.axis]
 
     @property
     def operator(self) -> str:
@@ -130,7 +136,7 @@ class HeadScores(PromptResult):
 
     def _others(self) -> list[tuple[int, ...]]:
         """The other heads of each head's layer, or all others where it is alone there."""
-        layers = [(parse_head(label).tower, parse_head(label).layer) for label in self.heads]
+        layers = [(parse_part(label).tower, parse_part(label).layer) for label in self.heads]
         every = range(len(layers))
         same = [
             tuple(other for other in every if layers[other] == own and other != index)
@@ -168,13 +174,13 @@ class HeadScores(PromptResult):
         n = int(self.claimed.sum())
         if n:
             named = listed([f"{row.label} {number(self.mean[self.heads.index(row.label)])}" for row in self.top(n)])
-            return f"{n} of {counted(len(self.heads), 'head')} above chance as {name} ({says}): {named}."
+            return f"{n} of {counted(len(self.heads), self.noun)} above chance as {name} ({says}): {named}."
         if not self.evidence.can_claim:
-            return f"Too few {'draws' if self.p else 'prompts'} for a claim: no {name} head."
-        return f"No head can be told from chance as {name} ({says})."
+            return f"Too few {'draws' if self.p else 'prompts'} for a claim: no {name} {self.noun}."
+        return f"No {self.noun} can be told from chance as {name} ({says})."
 
     def details(self) -> str:
-        size = counted(len(self.heads), "head") + ("" if self.p else f" x {counted(len(self.prompts), 'prompt')}")
+        size = counted(len(self.heads), self.noun) + ("" if self.p else f" x {counted(len(self.prompts), 'prompt')}")
         dropped = f", {counted(len(self.drops), 'prompt')} dropped" if self.drops else ""
         return f", {self.run.method['scorer']}; {size}{dropped}"
 
@@ -186,7 +192,7 @@ class HeadScores(PromptResult):
         """One row a head and prompt, heads outermost."""
         import pandas as pd
 
-        heads = [parse_head(label) for label in self.heads]
+        heads = [parse_part(label) for label in self.heads]
         n_heads, n_prompts = self.values.shape
         columns: dict[str, Any] = {
             "run_id": self.run_id,

@@ -18,6 +18,7 @@ from interp.circuits.prompt_results import PromptRecord
 from interp.circuits.results import RunInfo, environment
 from interp.heads import scorer as scorer_of
 from interp.heads.attention import AttentionScorer
+from interp.heads.parts import parse_part
 from interp.heads.result import HeadScores
 from interp.heads.scorer import Scorer, Scores
 from interp.heads.together import measure_together
@@ -91,6 +92,8 @@ def score(
 
 def heads_for(model: HookedModel, scorer: Scorer, heads: HeadSpec) -> tuple[HeadId, ...]:
     """The chosen heads, all of the tower that a scorer is about (E205)."""
+    if scorer.axis != "query_head":
+        return _parts_for(model, scorer, heads)
     where, tower = f"scorer {scorer.name}", model.adapter.seeing_tower if scorer.sees else ""
     if tower is None:
         raise InterpError("E205", f"no part of {model.name} reads pictures", where=where)
@@ -100,6 +103,19 @@ def heads_for(model: HookedModel, scorer: Scorer, heads: HeadSpec) -> tuple[Head
         fix = f"choose heads of the {tower or 'main'} tower"
         raise InterpError("E205", f"{other[0]} reads no {'picture' if scorer.sees else 'text'}", where=where, fix=fix)
     return chosen
+
+
+def _parts_for(model: HookedModel, scorer: Scorer, heads: HeadSpec) -> tuple[HeadId, ...]:
+    """Of a scorer on another axis all parts, or those that labels name (E202, E203)."""
+    every = scorer.every_part(model)
+    if heads == "all":
+        return every
+    labels = heads.split(",") if isinstance(heads, str) else [str(one) for one in heads]  # type: ignore[union-attr]
+    asked = tuple(dict.fromkeys(parse_part(label) for label in labels))
+    unknown = [one.label for one in asked if one not in every]
+    if unknown:
+        raise InterpError("E203", f"{model.name} has no {unknown[0]}", where=f"scorer {scorer.name}")
+    return asked
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,6 +55,7 @@ class Scorer(ABC):
         roles: spans that every prompt must have.
         task, options: the task whose prompts are used where none is given; '' for scorers that read weights alone.
         operator: what is done to heads, where the score is of what that changes; '' where nothing is.
+        axis: what a score is of: 'query_head', or 'expert' (then `every_part` names them).
         sees: whether it is of the heads that read pictures, those of the vision tower, and not of the main tower's.
     """
 
@@ -68,6 +69,7 @@ class Scorer(ABC):
     task: ClassVar[str]
     options: ClassVar[Mapping[str, Any]] = {}
     operator: ClassVar[str] = ""
+    axis: ClassVar[str] = "query_head"
     sees: ClassVar[bool] = False
 
     @property
@@ -79,13 +81,17 @@ class Scorer(ABC):
     def measure(self, model: HookedModel, pairs: Pairs, heads: Sequence[HeadId], batch_size: int) -> Scores:
         """Scores of these heads on these prompts."""
 
+    def every_part(self, model: HookedModel) -> tuple[HeadId, ...]:
+        """All that is scored on another axis than that of query heads."""
+        raise NotImplementedError(f"scorer {self.name} names no parts")
+
     def flagged(self, scores: Scores, heads: Sequence[HeadId]) -> Scores:
         """The scores with what a reader must know of heads that fall out of the ordinary; by default as they are."""
         return scores
 
     def describe(self) -> dict[str, Any]:
         """Name and parameters as plain data."""
-        fixed = {"scorer": self.name, "operator": self.operator, "variant": self.variant}
+        fixed = {"scorer": self.name, "operator": self.operator, "variant": self.variant, "axis": self.axis}
         return {**fixed, **{one.name: getattr(self, one.name) for one in fields(self)}}
 
     def check_choice(self, option: str, known: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.hooks.names import parse_head
+from interp.heads.parts import parse_part
 from interp.report.figures import TICKS, axis_ticks, colour_bar, framed, layer_label
 from interp.report.palette import DIVERGING, SEQUENTIAL, scale
 from interp.report.text import escaped
@@ -22,7 +22,7 @@ def score_heatmap(result: HeadScores) -> go.Figure:
     Colours run from 0 to the most that a head can score, or, where nothing bounds it, to the largest score; scores of
     both signs have 0 in the middle. Heads without a score are left blank.
     """
-    heads = [parse_head(label) for label in result.heads]
+    heads = [parse_part(label) for label in result.heads]
     layers = list(dict.fromkeys(layer_label(head) for head in heads))
     shape = (len(layers), max(head.head for head in heads) + 1)
     score, hover, mark = np.full(shape, np.nan), np.full(shape, "", object), np.full(shape, "", object)
@@ -38,7 +38,7 @@ def score_heatmap(result: HeadScores) -> go.Figure:
     )  # fmt: skip
     figure = framed([trace], height=int(np.clip(34 * shape[0] + 110, 230, 640)))
     across = axis_ticks([str(head) for head in range(shape[1])], most=TICKS // 2)
-    figure.update_xaxes(**across, title="head", tickangle=0, showgrid=False)
+    figure.update_xaxes(**across, title=result.noun, tickangle=0, showgrid=False)
     figure.update_yaxes(**axis_ticks(layers), title="layer", range=[shape[0] - 0.5, -0.5], showgrid=False)
     return figure
 
@@ -49,7 +49,7 @@ def score_hover(result: HeadScores, index: int) -> str:
     lines = [
         f"<b>{escaped(result.heads[index])}</b>",
         f"score {score}, interval {ends}",
-        f"chance {chance}, other heads {others}",
+        f"chance {chance}, other {result.noun}s {others}",
         f"q {q}: {'claimed' if claimed == 'yes' else 'not claimed'}",
         *([escaped(note)] if note else []),
     ]

@@ -32,6 +32,8 @@ BELONGINGS = tuple(
 )
 REFUSES, COMPLIES = " Sorry", " Sure"
 ASKS = ("both", "harmful", "harmless")
+TEMPLATES = {"all": PATTERNS, "first": PATTERNS[: len(PATTERNS) // 2], "rest": PATTERNS[len(PATTERNS) // 2 :]}
+"""So that what is found on some templates can be tried on others."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Safety(TextTask):
 
     Attributes:
         ask: `harmful` or `harmless` requests, or `both` in turn.
+        templates: wordings: the `first` half of them, the `rest`, or `all`.
     """
 
     name: ClassVar[str] = "safety"
@@ -53,15 +56,17 @@ class Safety(TextTask):
     }  # fmt: skip
 
     ask: str = "both"
+    templates: str = "all"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self.name, "ask", self.ask, ASKS)
+        check_choice(self.name, "templates", self.templates, TEMPLATES)
 
     def draw(self, rng: random.Random, index: int, words: Words) -> Example:
         """See `TextTask.draw`."""
         ask = ("harmful", "harmless")[index % 2] if self.ask == "both" else self.ask
-        pattern, person = rng.choice(PATTERNS), rng.choice(words["people"])
+        pattern, person = rng.choice(TEMPLATES[self.templates]), rng.choice(words["people"])
         bad, good, thing = draw_until(
             lambda: tuple(rng.choice(words[kind]) for kind in ("harmful verbs", "harmless verbs", "things")),
             lambda twins: all(belongs(self.split, verb, twins[2]) for verb in twins[:2]),

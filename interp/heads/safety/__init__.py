@@ -1,0 +1,1 @@
+"""Scorers of heads, and of experts, that make a model refuse."""
