@@ -32,6 +32,14 @@ FORMS = {
 }
 """Of each form, how a fact begins (and how it is asked for) and how it ends."""
 
+SENTENCES = (
+    FORMS["needle"],
+    ("The hidden word of [KEY] is", " [VALUE]."),
+    ("Today [KEY] has", " [VALUE]."),
+    ("[KEY] is", " [VALUE]."),
+)
+"""Wordings of the form `needle`. Bundled models were trained on the first alone."""
+
 Fact = tuple[str, str]
 
 
@@ -46,6 +54,7 @@ class Retrieval(Task):
     Attributes:
         form: `needle`, facts as sentences ("The secret word of Amy is lamp.") in plain filler text; `key_value`, a list
             of facts ("Amy: lamp,"). No key comes twice and a quarter of the values is left out, so a list has an end.
+        template: number of the sentence that states a fact in the form `needle`, see `SENTENCES`.
         length: of the prompt in tokens, at most; the text is as long as whole sentences, or facts, allow. Lists that end
             before that say so in a note.
         facts: number of facts in the form `needle`.
@@ -58,6 +67,7 @@ class Retrieval(Task):
     description: ClassVar[str] = "Retrieval: recall a fact from somewhere in a long text."
 
     form: str = "needle"
+    template: int = 0
     length: int = 256
     facts: int = 4
     depth: float | None = None
@@ -67,6 +77,9 @@ class Retrieval(Task):
         super().__post_init__()
         check_choice(self.name, "form", self.form, FORMS)
         check_choice(self.name, "split", self.split, SPLITS)
+        if self.template not in range(len(SENTENCES) if self.form == "needle" else 1):
+            fix = f"templates are 0 to {len(SENTENCES) - 1}, for the form needle"
+            raise InterpError("E201", f"no template {self.template!r}", where="task retrieval", fix=fix)
         for option, value, least in (("length", self.length, 32), ("facts", self.facts, 2)):
             if value < least:
                 raise InterpError("E205", f"{option} is {value}", where="task retrieval", fix=f"at least {least}")
@@ -134,7 +147,7 @@ class Retrieval(Task):
         return room // count(" " + self._fact((keys[0], values[0]))) - 1
 
     def _fact(self, fact: Fact) -> str:
-        begin, end = FORMS[self.form]
+        begin, end = self._wording
         return (begin + end).replace("[KEY]", fact[0]).replace("[VALUE]", fact[1])
 
     def _lay_out(
@@ -164,7 +177,11 @@ class Retrieval(Task):
         return InterpError("E311", what, where="task retrieval", fix="fewer facts, or a greater length")
 
     def _query(self, key: str) -> str:
-        return FORMS[self.form][0].replace("[KEY]", key)
+        return self._wording[0].replace("[KEY]", key)
+
+    @property
+    def _wording(self) -> tuple[str, str]:
+        return SENTENCES[self.template] if self.form == "needle" else FORMS[self.form]
 
     def _render(self, parts: list[str | Fact], place: int, key: str) -> tuple[str, dict[str, Span]]:
         texts = [part if isinstance(part, str) else self._fact(part) for part in parts]

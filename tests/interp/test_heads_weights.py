@@ -10,9 +10,9 @@ import torch
 
 import interp
 from interp.heads import scorer
-from interp.heads.weights.matrices import matrices
 from interp.heads.run import score
 from interp.heads.weights.base import WeightScorer, random_rotation
+from interp.heads.weights.matrices import matrices
 from interp.hooks.model import HookedModel
 from interp.hooks.names import parse_heads
 from interp.hooks.tiny import tiny_model

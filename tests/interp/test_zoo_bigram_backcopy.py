@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
@@ -17,13 +16,6 @@ from interp.zoo.train import train
 
 TOLERANCE = 1e-3
 """Largest difference of a weight after a whole training: machines round differently."""
-
-SEEDS = (1, 2, 3)
-UNUSUAL = pytest.mark.xfail(
-    raises=AssertionError,
-    strict=True,
-    reason="with the chain of seed 1, 0.61 to 0.73 of the attention on triggers is on the token before, not 0.8",
-)
 
 PAIR = ("answer", "distractor")
 
@@ -151,28 +143,3 @@ def test_the_recipe_makes_the_shipped_weights(recipe, tmp_path):
     found, shipped = trained(recipe, tmp_path).state_dict(), load_file(ROOT / recipe.name / "model.safetensors")
     assert found.keys() == shipped.keys()
     assert all(torch.allclose(found[name], shipped[name], atol=TOLERANCE, rtol=0) for name in shipped)
-
-
-@pytest.fixture(scope="module")
-def figures_of(tmp_path_factory):
-    """Figures of a recipe trained with another seed; each training is done once."""
-
-    @cache
-    def measured(recipe):
-        return recipe.figures(trained(recipe, tmp_path_factory.mktemp("other")))
-
-    return lambda recipe, seed: measured(replace(recipe, seed=seed))
-
-
-@pytest.mark.slow
-@each
-@pytest.mark.parametrize("seed", SEEDS)
-def test_other_seeds_are_active_on_triggers_and_dormant_off_them(recipe, seed, figures_of):
-    assert_active_on_triggers_and_dormant_off_them(figures_of(recipe, seed))
-
-
-@pytest.mark.slow
-@each
-@pytest.mark.parametrize("seed", [pytest.param(1, marks=UNUSUAL), *SEEDS[1:]])
-def test_attention_and_norms_of_other_seeds_show_it(recipe, seed, figures_of):
-    assert_attention_and_norms_show_it(figures_of(recipe, seed), recipe.normaliser)

@@ -48,25 +48,16 @@ def decode(
 ) -> Decoded:
     """Greedy decoding, and the key that each head looks at most at every step.
 
-    What is decoded is then read in one forward, which shows every step what decoding showed it, because nothing looks
-    ahead.
+    What is decoded, from a cache where the model has one, is then read in one forward, which shows every step what
+    decoding showed it, because nothing looks ahead.
 
     Args:
         end: position of each prompt's last token.
         stop: tokens that end a text.
     """
-    grown, emitted = _room(batch, end, steps), []
-    rows, going = torch.arange(len(end), device=end.device), torch.ones_like(end, dtype=torch.bool)
-    for step in range(steps):
-        logits = model(grown)[rows, end + step]
-        token = logits.argmax(-1)
-        emitted.append(torch.where(going, token, -1))
-        going = going & ~torch.isin(token, torch.tensor(sorted(stop), device=token.device, dtype=token.dtype))
-        if step + 1 < steps:
-            grown = _grown(grown, end + step + 1, token, going)
-        if not bool(going.any()):
-            break
-    queries = end[:, None] + torch.arange(len(emitted), device=end.device)
+    written = model.generate(_until(batch, end), max_new_tokens=steps, stop=stop).tokens
+    queries = end[:, None] + torch.arange(written.shape[1], device=end.device)
+    grown = _grown(batch, end, written[:, :-1])
     measuring = {layer: Measuring(model.heads[""][layer], {"top": ArgMax()}, "auto") for layer in layers}
     model.run_with_hooks(grown, {point_name(OPERATOR, layer): one for layer, one in measuring.items()})
     looked = {
@@ -74,29 +65,25 @@ def decode(
         for layer, one in measuring.items()
     }
     kernel = ", ".join(dict.fromkeys(one.found.backend for one in measuring.values()))
-    return Decoded(queries, torch.stack(emitted, 1), looked, kernel)
+    return Decoded(queries, written, looked, kernel)
 
 
-def _room(batch: Batch, end: Int[Tensor, " batch"], steps: int) -> Batch:
-    """The batch with room for the decoded tokens behind the last prompt."""
-    width = max(batch.input_ids.shape[1], int(end.max()) + steps)
-    spare = (0, width - batch.input_ids.shape[1])
-    mask = torch.nn.functional.pad(_mask(batch), spare)
-    inputs = {"input_ids": torch.nn.functional.pad(batch.input_ids, spare), "attention_mask": mask.long()}
+def _until(batch: Batch, end: Int[Tensor, " batch"]) -> Batch:
+    """The prompts up to their last token."""
+    mask = _mask(batch) & (torch.arange(batch.input_ids.shape[1], device=end.device) <= end[:, None])
+    return replace(batch, inputs={**batch.inputs, "attention_mask": mask.long()}, mask=mask)
+
+
+def _grown(batch: Batch, end: Int[Tensor, " batch"], written: Int[Tensor, "batch step"]) -> Batch:
+    """The prompts with what was written behind them."""
+    places = end[:, None] + 1 + torch.arange(written.shape[1], device=end.device)
+    spare = (0, max(0, int(end.max()) + 1 + written.shape[1] - batch.input_ids.shape[1]))
+    rows, steps = torch.where(written >= 0)
+    ids = torch.nn.functional.pad(batch.input_ids, spare)
+    mask = torch.nn.functional.pad(_mask(_until(batch, end)), spare)
+    ids[rows, places[rows, steps]], mask[rows, places[rows, steps]] = written[rows, steps], True
+    inputs = {"input_ids": ids, "attention_mask": mask.long()}
     if "position_ids" in batch.inputs:
-        inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
-    return replace(batch, inputs=inputs, mask=mask)
-
-
-def _grown(
-    batch: Batch, place: Int[Tensor, " batch"], token: Int[Tensor, " batch"], going: Bool[Tensor, " batch"]
-) -> Batch:
-    """The batch with one more token in the rows that go on."""
-    ids, mask = batch.input_ids.clone(), _mask(batch).clone()
-    rows = torch.where(going)[0]
-    ids[rows, place[rows]], mask[rows, place[rows]] = token[rows], True
-    inputs = {**batch.inputs, "input_ids": ids, "attention_mask": mask.long()}
-    if "position_ids" in inputs:
         inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
     return replace(batch, inputs=inputs, mask=mask)
 

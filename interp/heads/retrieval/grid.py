@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from interp.hooks.model import HookedModel
 
 
+TOKENS = 2048
+"""In one batch, at most, unless one prompt is longer: a prompt that runs alone needs no mask of queries by keys."""
+
+
 @dataclass(frozen=True, eq=False)
 class RetrievalGrid:
     """Scores at every length; depths are those of the prompts.
@@ -70,6 +74,7 @@ def retrieval_grid(
     Args:
         lengths: of the texts, in tokens.
         per_depth: trials in each cell.
+        batch_size: prompts that run together, at most; about `TOKENS` tokens do.
 
     Raises:
         InterpError: E205 no length; what `score` raises, but for lengths at which every answer misses the needle.
@@ -81,7 +86,8 @@ def retrieval_grid(
         clock = time.monotonic()
         task = RetrievalTask(n=per_depth * DEPTHS, seed=seed, length=length)
         try:
-            found.append(score(model, asked, task, batch_size=batch_size, seed=seed))
+            together = max(1, min(batch_size, TOKENS // length))
+            found.append(score(model, asked, task, batch_size=together, seed=seed))
         except InterpError as error:
             if error.code != "E311" or "prompts kept" not in error.what:
                 raise

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 
 from interp.heads.retrieval.decoding import Decoded, decode
 from interp.heads.scorer import Scorer, Scores
+from interp.hooks.batch import Batch
 from interp.hooks.naive import batches
 from interp.hooks.names import HeadId
 from interp.hooks.pairs import Pairs
@@ -75,7 +77,7 @@ class Retrieval(Scorer):
         left_out, kernels = dict[int, str](), dict[str, None]()
         stop = [model.tokenizer.eos_token_id] if getattr(model.tokenizer, "eos_token_id", None) is not None else []
         for start, end in batches(len(pairs), batch_size):
-            batch = pairs.clean.rows(start, end).to(model.device)
+            batch = trimmed(pairs.clean.rows(start, end)).to(model.device)
             layers = sorted({head.layer for head in heads})
             decoded = decode(model, batch, batch.end, self.steps, layers, stop)
             kernels[decoded.kernel] = None
@@ -89,6 +91,18 @@ class Retrieval(Scorer):
                     looked = decoded.looked_at[head.layer][row, head.head].tolist()
                     values[index, start + row] = trial.score(looked, self.form)
         return Scores(values, null, ", ".join(kernels), left_out=left_out)
+
+
+def trimmed(batch: Batch) -> Batch:
+    """The prompts without the padding that others brought, so that one alone needs no mask of queries by keys."""
+    if batch.mask is None:
+        return batch
+    width, stop = batch.mask.shape[1], int(batch.end.max()) + 1
+    inputs = {
+        name: value[:, :stop] if isinstance(value, torch.Tensor) and value.shape == batch.mask.shape else value
+        for name, value in batch.inputs.items()
+    }
+    return batch if stop == width else replace(batch, inputs=inputs, mask=batch.mask[:, :stop])
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.heads.weights.matrices import Matrices, matrices
 from interp.heads.weights.base import WeightScorer, random_rotation
+from interp.heads.weights.matrices import Matrices, matrices
 from interp.hooks.names import HeadId
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.circuits.readout import Readout
-from interp.heads.weights.matrices import Matrices, folded, matrices
 from interp.heads.weights.base import WeightScorer, random_rotation
+from interp.heads.weights.matrices import Matrices, folded, matrices
 from interp.hooks.names import HeadId
 from interp.kernels.errors import InterpError
 
