@@ -46,7 +46,7 @@ class Places:
 
 
 def places_of(pairs: Pairs, tokenizer: Any, given: TokenRoles) -> Places:
-    """Roles and domains of the clean prompts.
+    """Roles and domains of the clean prompts; a role of the task under a name of ours becomes 'role ...'.
 
     Args:
         given: role -> tokens that play it, as text or ids.
@@ -60,8 +60,10 @@ def places_of(pairs: Pairs, tokenizer: Any, given: TokenRoles) -> Places:
     first = torch.zeros_like(real)
     first[torch.arange(len(real)), batch.first.cpu()] = True
     special = _special(batch, tokenizer, first)
-    own = {role: _marked(rows, real.shape) for role, rows in batch.spans.items()}
-    own |= _by_token(batch, pairs, given, {FIRST, OTHER, ALL, RESTING, WORKING, *special, *own})
+    taken = {FIRST, OTHER, ALL, RESTING, WORKING, *special}
+    told = {f"role {role}" if role in taken else role: rows for role, rows in batch.spans.items()}
+    own = {role: _marked(rows, real.shape) for role, rows in told.items()}
+    own |= _by_token(batch, pairs, given, {*taken, *own})
     named = {FIRST: first, **special, **own}
     rest = real & ~torch.stack(list(named.values())).any(0)
     content = real & ~torch.stack([first, *special.values()]).any(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from functools import cache
 
@@ -11,37 +12,55 @@ import torch
 
 import interp
 from interp.heads import scorer, scorers
-from interp.heads.run import score
+from interp.heads.run import heads_for, score
 from interp.heads.weights.base import WeightScorer
 from interp.hooks.batch import Batch, pad
 from interp.hooks.model import HookedModel
-from interp.hooks.names import parse_heads
 from interp.hooks.pairs import Pairs, tokenise
+from interp.hooks.tiny import tiny_model
 
 NAMES = sorted(scorers())
 READERS = [name for name in NAMES if not issubclass(scorers()[name], WeightScorer)]
-MODEL = "mini-retrieval"
+MODELS = {"shapes": "mini-vlm"}
+REFUSING = {"refusal-direction": "mini"}  # it needs a model that refuses, and enough prompts for a direction
+EXPERTS = "tiny mixtral"
+
+
+def bench(name: str) -> str:
+    """Which model a scorer is tried on: one that sees, one that has experts, or one that reads."""
+    kind = scorers()[name]
+    return EXPERTS if kind.axis == "expert" else REFUSING.get(name) or MODELS.get(kind.task, "mini-retrieval")
 
 
 @cache
-def opened() -> HookedModel:
-    return interp.load(MODEL)
+def opened(model: str) -> HookedModel:
+    if model != EXPERTS:
+        return interp.load(model)
+    tokenizer = opened("mini-retrieval").tokenizer
+    return HookedModel.from_hf(tiny_model("mixtral", vocab_size=len(tokenizer)), tokenizer)
 
 
 @cache
-def prompts() -> Pairs:
+def prompts(model: str) -> Pairs:
     """Six questions of different lengths, with everything that any scorer needs."""
-    tokenizer = opened().tokenizer
-    tasks = [interp.task("retrieval", n=3, length=length, facts=2, seed=length) for length in (40, 64)]
-    examples = [
-        replace(one, id=f"{one.id}-{task.length}") for task in tasks for one in task.examples(tokenizer).examples
-    ]
-    return tokenise(tokenizer, examples, needs=frozenset({"answer", "distractor", "corrupt"}))
+    hooked, needs = opened(model), frozenset({"answer", "distractor", "corrupt"})
+    match model:
+        case "mini-vlm":
+            tasks = [interp.task("shapes", n=6)]
+        case "mini":
+            tasks = [interp.task("safety", n=24, templates="first")]
+        case _:
+            tasks = [interp.task("retrieval", n=3, length=length, facts=2, seed=length) for length in (40, 64)]
+    found = [(number, one) for number, task in enumerate(tasks) for one in task.examples(hooked.tokenizer).examples]
+    examples = [replace(one, id=f"{one.id}-{number}") for number, one in found]
+    return tokenise(hooked.tokenizer, examples, processor=hooked.processor, needs=needs)
 
 
-def measured(name: str, pairs: Pairs, batch_size: int = 6, model: HookedModel | None = None, heads: str = "all"):
-    model = model or opened()
-    return scorer(name).measure(model, pairs, parse_heads(heads, model.heads), batch_size)
+def measured(name: str, pairs: Pairs, batch_size: int = 6, model: HookedModel | None = None, layer: int | None = None):
+    model = model or opened(bench(name))
+    asked = scorer(name)
+    heads = heads_for(model, asked, "all")
+    return asked.measure(model, pairs, [head for head in heads if layer in (None, head.layer)], batch_size)
 
 
 def agree(one, other, tolerance: float = 1e-4) -> None:
@@ -59,12 +78,15 @@ def moved(batch: Batch) -> Batch:
         role: tuple(tuple(place + shift for place in span) for span, shift in zip(found, shifts, strict=True))
         for role, found in batch.spans.items()
     }
-    return replace(pad(rows, 0, "left"), spans=spans, tokenizer=batch.tokenizer)
+    padded = pad(rows, 0, "left")
+    return replace(
+        padded, inputs={**batch.inputs, **padded.inputs}, spans=spans, tokenizer=batch.tokenizer, counts=batch.counts
+    )
 
 
 @pytest.mark.parametrize("name", READERS)
 def test_padding_on_either_side_gives_the_same(name: str) -> None:
-    pairs = prompts()
+    pairs = prompts(bench(name))
     clean = moved(pairs.clean)
     left = replace(pairs, clean=clean, corrupt=moved(pairs.corrupt), read_at=clean.end)
     assert clean.first.max() > 0
@@ -73,14 +95,15 @@ def test_padding_on_either_side_gives_the_same(name: str) -> None:
 
 @pytest.mark.parametrize("name", READERS)
 def test_a_batch_is_its_singles(name: str) -> None:
-    agree(measured(name, prompts()), measured(name, prompts(), 1))
+    agree(measured(name, prompts(bench(name))), measured(name, prompts(bench(name)), 1))
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", [name for name in READERS if not getattr(scorers()[name], "pooled", False)])
 def test_a_score_takes_no_part_in_padding_that_others_need(name: str) -> None:
     """One prompt by itself, without the padding that the longest one brings."""
-    pairs = prompts()
-    one = tokenise(opened().tokenizer, pairs.examples[:1])
+    pairs = prompts(bench(name))
+    hooked = opened(bench(name))
+    one = tokenise(hooked.tokenizer, pairs.examples[:1], processor=hooked.processor)
     assert one.clean.input_ids.shape[1] < pairs.clean.input_ids.shape[1]
     alone, among = measured(name, one), measured(name, pairs)
     agree(replace(among, values=among.values[:, :1], null=among.null[:, :1]), alone)
@@ -88,7 +111,7 @@ def test_a_score_takes_no_part_in_padding_that_others_need(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_call_gives_the_same_bits(name: str) -> None:
-    first, second = measured(name, prompts()), measured(name, prompts())
+    first, second = (measured(name, prompts(bench(name))) for _ in range(2))
     assert np.array_equal(first.values, second.values, equal_nan=True)
     assert np.array_equal(first.null, second.null, equal_nan=True) and first.notes == second.notes
     assert first.p is None or np.array_equal(first.p, second.p, equal_nan=True)
@@ -96,43 +119,55 @@ def test_the_same_call_gives_the_same_bits(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_inputs_and_weights_are_read_only(name: str) -> None:
-    pairs, network = prompts(), opened().adapter.model
+    pairs, hooked = prompts(bench(name)), opened(bench(name))
     tensors = [pairs.clean.input_ids, pairs.clean.mask, pairs.corrupt.input_ids, pairs.answer, pairs.distractor]
-    tensors += [pairs.read_at, *network.parameters()]
+    tensors += [pairs.read_at, *hooked.adapter.model.parameters()]
     before = [tensor._version for tensor in tensors]
     copies = [tensor.clone() for tensor in tensors[:6]]
     measured(name, pairs)
-    assert [tensor._version for tensor in tensors] == before and not opened().is_edited
+    assert [tensor._version for tensor in tensors] == before and not hooked.is_edited
     assert all(torch.equal(tensor, copy) for tensor, copy in zip(tensors, copies, strict=False))
-    assert all(parameter.grad is None for parameter in network.parameters())
+    assert all(parameter.grad is None for parameter in hooked.adapter.model.parameters())
 
 
 @cache
-def permuted() -> HookedModel:
-    """The same model with the two query heads of each key/value head of layer 1 changed over."""
-    network = interp.load(MODEL).adapter.model
-    attention = network.model.layers[1].self_attn
-    order = [1, 0, 3, 2]
+def permuted(model: str, sees: bool) -> tuple[HookedModel, list[int]]:
+    """The same model with neighbouring query heads of layer 1 changed over, and where each head now is.
+
+    Neighbours share a key/value head; where every head has its own, keys and values are moved along.
+    """
+    hooked = opened(model)
+    network = copy.deepcopy(hooked.adapter.model)
+    tower = hooked.adapter.seeing_tower or "" if sees else ""
+    n = hooked.heads[tower][1]
+    order = [head + 1 - 2 * (head % 2) for head in range(n)]
+    (block,) = [
+        module
+        for name, module in network.named_modules()
+        if name.endswith("layers.1.self_attn") and ("vision" in name) == bool(tower)
+    ]
+    inner = [block.q_proj] if hooked.kv_heads[tower][1] < n else [block.q_proj, block.k_proj, block.v_proj]
     with torch.no_grad():
-        o = attention.o_proj.weight
-        for q in attention.q_proj.parameters():
-            q.copy_(q.unflatten(0, (4, -1))[order].flatten(0, 1).clone())
-        o.copy_(o.unflatten(1, (4, -1))[:, order].flatten(1, 2).clone())
-    return HookedModel.from_hf(network, opened().tokenizer)
+        o = block.out_proj.weight if tower else block.o_proj.weight
+        for parameter in [parameter for projection in inner for parameter in projection.parameters()]:
+            parameter.copy_(parameter.unflatten(0, (n, -1))[order].flatten(0, 1).clone())
+        o.copy_(o.unflatten(1, (n, -1))[:, order].flatten(1, 2).clone())
+    return HookedModel.from_hf(network, hooked.tokenizer, processor=hooked.processor), order
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if scorers()[name].axis == "query_head"])
 def test_permuted_heads_have_permuted_scores(name: str) -> None:
-    plain, other = measured(name, prompts(), heads="L1H*"), measured(name, prompts(), model=permuted(), heads="L1H*")
-    order = [1, 0, 3, 2]
-    agree(replace(plain, values=plain.values[order], null=plain.null[order]), other, 1e-3)
+    other, order = permuted(bench(name), scorers()[name].sees)
+    pairs = prompts(bench(name))
+    plain, moved_along = measured(name, pairs, layer=1), measured(name, pairs, model=other, layer=1)
+    agree(replace(plain, values=plain.values[order], null=plain.null[order]), moved_along, 1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_shape_ceiling_and_words(name: str) -> None:
-    kind, found = scorers()[name], measured(name, prompts())
-    n_heads = sum(opened().heads[""])
-    columns = 1 if issubclass(kind, WeightScorer) else len(prompts())
+    kind, found = scorers()[name], measured(name, prompts(bench(name)))
+    n_heads = len(heads_for(opened(bench(name)), scorer(name), "all"))
+    columns = 1 if issubclass(kind, WeightScorer) else len(prompts(bench(name)))
     assert found.values.shape == found.null.shape == (n_heads, columns) and found.values.dtype == np.float64
     if kind.ceiling is not None:
         assert np.nanmax(found.values, initial=0) <= kind.ceiling + 1e-5
@@ -142,10 +177,11 @@ def test_shape_ceiling_and_words(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["induction", "copying", "retrieval", "gradient-attribution"])
 def test_results_print_plot_tabulate_and_come_back_from_disk(name: str, tmp_path) -> None:
-    found = score(opened(), name, n=4)
+    opened_here = opened("mini-retrieval")
+    found = score(opened_here, name, n=4)
     found.save(tmp_path / "run")
     assert type(found).load(tmp_path / "run") == found
-    assert found.headline() in repr(found) and found.run_id == score(opened(), name, n=4).run_id
+    assert found.headline() in repr(found) and found.run_id == score(opened_here, name, n=4).run_id
     frame = found.to_frame()
     assert len(frame) == found.values.size and set(frame["scorer"]) == {name}
     figure = found.plot()
