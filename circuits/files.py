@@ -137,14 +137,17 @@ def plain(data: Any) -> Any:
 
 
 def flag_not_finite(data: Any) -> tuple[Any, list[list[Any]]]:
-    """Plain copy with null for every number that is not finite, and a list of [path, 'nan' | 'inf' | '-inf']."""
+    """Plain copy with null for every number that is not finite, and a list of [path, 'nan' | 'inf' | '-inf'].
+
+    Names are in alphabetical order, as in the file, so that what was read again is written as the same bytes.
+    """
     if isinstance(data, float) and not math.isfinite(data):
         return None, [[[], repr(data)]]
     if not isinstance(data, dict | list):
         return data, []
     flags: list[list[Any]] = []
     copy: Any = dict(data) if isinstance(data, dict) else list(data)
-    for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+    for key, value in sorted(data.items()) if isinstance(data, dict) else enumerate(data):
         copy[key], found = flag_not_finite(value)
         flags += [[[key, *path], text] for path, text in found]
     return copy, flags

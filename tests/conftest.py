@@ -15,7 +15,9 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is first imported
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start; tiny models: a second thread waits longer than it works
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # of the processes that tests start; tiny models: a second thread waits longer than it works
+)
 torch.set_num_threads(1)  # of this one, whose torch has read the environment already
 
 ROOT = Path(__file__).resolve().parents[1]

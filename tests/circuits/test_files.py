@@ -113,6 +113,13 @@ def test_json_has_one_form() -> None:
             decode_json(raw)
 
 
+def test_what_was_read_again_is_written_as_the_same_bytes() -> None:
+    """Missing numbers in names out of order, which a file holds in order."""
+    data = {"z": float("nan"), "a": {"d": float("inf"), "b": [1.0, float("nan")]}}
+    written = encode_json(data)
+    assert encode_json(decode_json(written)) == written == encode_json(dict(reversed(data.items())))
+
+
 def test_text_of_any_kind_survives() -> None:
     data = {"tokens": ["\u2028", "\ud800", "\x00", "</script>", "שלום", "\N{ROBOT FACE}"]}
     assert decode_json(encode_json(data)) == data

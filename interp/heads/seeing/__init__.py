@@ -1,0 +1,1 @@
+"""Scorers of heads that bring what a picture shows into a text."""
