@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.heads.safety.ablation import Measure, ablations, measured, twins
+from interp.heads.effects.ablation import Measure, ablations, measured, twins
 from interp.heads.safety.divergence import divergence
 from interp.heads.safety.refusal_score import refusal_score, token_mass
 from interp.hooks.interventions import Intervention

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from interp.heads.safety.ablation import FACTOR, OPERATORS
+from interp.heads.effects.ablation import FACTOR, OPERATORS
 from interp.kernels.errors import InterpError, suggest
 
 ENTIRE = ("zero", "mean", "uniform", "scale")

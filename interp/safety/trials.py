@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.circuits.controls import matched_random_sets
-from interp.heads.safety.ablation import ablations
+from interp.heads.effects.ablation import ablations
 from interp.hooks.naive import batches
 from interp.hooks.names import HeadId
 from interp.hooks.pairs import Pairs

@@ -48,7 +48,7 @@ def prompts(model: str) -> Pairs:
         case "mini-vlm":
             tasks = [interp.task("shapes", n=6)]
         case "mini":
-            tasks = [interp.task("safety", n=24, templates="first")]
+            tasks = [interp.task("safety", n=24, templates="first", ask="harmful")]
         case _:
             tasks = [interp.task("retrieval", n=3, length=length, facts=2, seed=length) for length in (40, 64)]
     found = [(number, one) for number, task in enumerate(tasks) for one in task.examples(hooked.tokenizer).examples]

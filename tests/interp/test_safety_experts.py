@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import interp
+from interp.heads.effects.ablation import twins
 from interp.heads.parts import ExpertId, parse_part
 from interp.heads.result import HeadScores
 from interp.heads.run import score
-from interp.heads.safety.ablation import twins
 from interp.heads.safety.routers import experts_of, routed, routers, suppressed
 from interp.hooks.model import HookedModel
 from interp.hooks.names import HeadId

@@ -12,8 +12,8 @@ import torch
 
 import interp
 from interp.circuits.readout import Readout
+from interp.heads.effects.ablation import OPERATORS, ablations, measured, twins
 from interp.heads.run import score
-from interp.heads.safety.ablation import OPERATORS, ablations, measured, twins
 from interp.heads.safety.direction import Filter, find_direction
 from interp.heads.safety.divergence import divergence
 from interp.heads.safety.projection import project

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import interp
-from interp.heads.safety.ablation import ablations
+from interp.heads.effects.ablation import ablations
 from interp.hooks.names import parse_head
 from interp.kernels.errors import InterpError
 from interp.report.safety_figures import operator_agreement, operator_heads

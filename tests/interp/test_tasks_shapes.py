@@ -68,7 +68,8 @@ def test_examples_are_the_same_for_the_same_seed_and_others_for_another():
 
 def test_clean_and_corrupt_pictures_differ_in_one_or_two_cells():
     """Background and grain are the same; what is changed is a thing, or two that change places."""
-    for one in interp.task("shapes", n=16).examples(None).examples:
+    tokenizer = opened("mini-vlm").tokenizer
+    for one in interp.task("shapes", n=16).examples(tokenizer).examples:
         differ = (one.image != one.corrupt_image).any(-1).reshape(3, 16, 3, 16).any((1, 3)).sum()
         assert 1 <= differ <= 2, one.id
 

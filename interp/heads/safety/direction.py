@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.heads.safety.ablation import measured, twins
+from interp.heads.effects.ablation import measured, twins
 from interp.heads.safety.divergence import divergence
 from interp.heads.safety.refusal_score import refusal_score
 from interp.heads.safety.selecting import chosen, places, shared_end

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.heads.effects.ablation import twins
 from interp.heads.parts import ExpertId
-from interp.heads.safety.ablation import twins
 from interp.heads.safety.routers import experts_of, routed
 from interp.heads.scorer import Scorer, Scores
 from interp.hooks.naive import batches

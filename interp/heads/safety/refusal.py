@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from interp.heads.safety.ablation import AblationScorer, ablations, measured
+from interp.heads.effects.ablation import AblationScorer, ablations, measured
 from interp.heads.safety.refusal_score import refusal_score
 from interp.heads.scorer import Scores
 from interp.hooks.names import HeadId

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from interp.heads.safety.ablation import twins
+from interp.heads.effects.ablation import twins
 from interp.heads.safety.direction import Direction, Filter, find_direction, mean_differences
 from interp.heads.safety.projection import project
 from interp.heads.safety.selecting import places

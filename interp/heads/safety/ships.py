@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.heads.safety.ablation import AblationScorer, ablations, measured
+from interp.heads.effects.ablation import AblationScorer, ablations, measured
 from interp.heads.safety.divergence import divergence, official_divergence
 from interp.heads.scorer import Scores
 from interp.hooks.names import HeadId

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.heads.safety.ablation import AblationScorer, ablations
+from interp.heads.effects.ablation import AblationScorer, ablations
 from interp.heads.safety.states import final_states
 from interp.heads.safety.subspaces import main_space, official_angle, principal_angles
 from interp.heads.scorer import Scores

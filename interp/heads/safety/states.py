@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.circuits.readout import Readout, is_close
+from interp.heads.effects.ablation import outputs
 from interp.heads.retrieval.restriction import last_stream
-from interp.heads.safety.ablation import outputs
 from interp.hooks.interventions import Intervention
 from interp.hooks.naive import batches
 from interp.hooks.pairs import Pairs

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.heads.safety.ablation import AblationScorer, ablations, measured
+from interp.heads.effects.ablation import AblationScorer, ablations, measured
 from interp.heads.scorer import Scores
 from interp.hooks.names import HeadId
 from interp.hooks.pairs import Pairs
