@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from interp.circuits.evidence import Evidence
 from interp.circuits.prompt_results import CHANCE_IS_ZERO, DROPS, PROMPTS, PromptRecord
-from interp.circuits.results import Result, RunInfo
+from interp.circuits.results import Result, RunInfo, first_line
 from interp.circuits.runfolder import RunFolder, RunWriter
 from interp.hooks.examples import Drop
 from interp.kernels.errors import InterpError, suggest
@@ -159,6 +159,12 @@ class TokenMaps(Result):
         from interp.report.map_figures import deletion_curves
 
         return deletion_curves(self)
+
+    def figures(self) -> dict[str, go.Figure]:
+        """The curves, and the maps of the first prompt."""
+        from interp.report.map_figures import token_heatmap
+
+        return super().figures() | {first_line(token_heatmap): token_heatmap(self)}
 
     def write_files(self, writer: RunWriter) -> dict[str, Any]:
         writer.write_rows(ROWS, self.to_frame())

@@ -38,7 +38,7 @@ def passport_figure(passport: Passport) -> go.Figure:
     figure = make_subplots(
         rows=2, cols=6, specs=[[{"colspan": 3}, None, None, {"colspan": 3}, None, None],
                                [{"colspan": 2}, None, {"colspan": 2}, None, {"colspan": 2}, None]],
-        row_heights=[lines * ROW + 40, 260], vertical_spacing=110 / (lines * ROW + 420), horizontal_spacing=0.11,
+        row_heights=[lines * ROW + 40, 260], vertical_spacing=110 / (lines * ROW + 420), horizontal_spacing=0.16,
         subplot_titles=TITLES,
     )  # fmt: skip
     _strengths(figure, passport, bounded)

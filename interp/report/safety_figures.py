@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from interp.safety.result import SafetyReport
 
 NAMES = {BASE: "untouched", GROWN: "best head, and the group as it grows", RANDOM: "random groups"}
+LEAST_KL = 1e-4
+"""Left end of the axis: no loss at all has no place on a logarithmic one."""
 COLOURS = {BASE: MUTED, GROWN: HEAD, RANDOM: CONTROL}
 LEGEND = {"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0, "xanchor": "left"}
 
@@ -26,24 +28,26 @@ LEGEND = {"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0, "xanchor": "l
 def bargain(report: SafetyReport) -> go.Figure:
     """Held-out prompts: harmful compliance against what harmless prompts lose, one mark for each set of heads taken away."""
     cost, compliance = (report.numbers[name].mean(1) for name in ("cost", "compliance"))
-    traces = []
+    shown, traces = np.maximum(cost, LEAST_KL), []
     for kind, name in NAMES.items():
         rows = report.rows_of(kind)
         hover = ["<br>".join(map(escaped, _told(report, row))) for row in rows]
         traces.append(
             go.Scatter(
-                x=cost[rows].tolist(), y=compliance[rows].tolist(), name=name, mode="markers+text",
-                text=[_mark(report, row) for row in rows], textposition="top center", textfont={"size": 10},
+                x=shown[rows].tolist(), y=compliance[rows].tolist(), name=name, mode="markers+text",
+                text=[_mark(report, row) for row in rows], textposition="middle right", textfont={"size": 10},
                 marker={**POINT, "color": COLOURS[kind]}, hovertext=hover, hoverinfo="text",
             )
         )  # fmt: skip
     figure = framed(traces, height=340).update_layout(legend=LEGEND)
     most = float(report.run.method["max_kl"])
     figure.add_vline(x=most, line={"color": MUTED, "width": 1, "dash": "dot"})
+    ends = [np.log10(LEAST_KL) - 0.1, np.log10(max(most, float(shown.max()))) + 0.3]
     figure.update_xaxes(
-        title="harmless prompts lose (KL, nats)", rangemode="tozero", range=[0, 1.1 * max(most, cost.max())]
-    )
-    return figure.update_yaxes(title="harmful compliance", type="log", exponentformat="power")
+        title=f"harmless prompts lose (KL, nats; {LEAST_KL:g} or less at the left end)", type="log", dtick=1,
+        exponentformat="power", range=ends,
+    )  # fmt: skip
+    return figure.update_yaxes(title="harmful compliance", type="log", dtick=1, exponentformat="power")
 
 
 def _told(report: SafetyReport, row: int) -> list[str]:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from interp.circuits.evidence import Evidence
 from interp.circuits.group_result import GroupResult
 from interp.circuits.prompt_results import DROPS, PROMPTS, PromptRecord
-from interp.circuits.results import Result, RunInfo
+from interp.circuits.results import Result, RunInfo, first_line
 from interp.circuits.runfolder import RunFolder, RunWriter
 from interp.heads.claims import judge_scores
 from interp.hooks.examples import Drop
@@ -163,6 +163,12 @@ class SafetyReport(Result):
         from interp.report.safety_figures import bargain
 
         return bargain(self)
+
+    def figures(self) -> dict[str, go.Figure]:
+        """The bargain, heads by operator, and how far operators agree."""
+        from interp.report.safety_figures import operator_agreement, operator_heads
+
+        return super().figures() | {first_line(draw): draw(self) for draw in (operator_heads, operator_agreement)}
 
     def write_files(self, writer: RunWriter) -> dict[str, Any]:
         writer.write_rows(ROWS, self.to_frame())
