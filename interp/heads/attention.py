@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -20,6 +20,7 @@ from interp.kernels.statistics.base import Statistic
 from interp.kernels.statistics.masses import SinkMass
 from interp.kernels.statistics.per_head import PerHead
 from interp.kernels.statistics.targeted import TargetedMass
+from interp.kernels.statistics.targets import Chain, Targets, counts
 
 if TYPE_CHECKING:
     from interp.hooks.model import HookedModel
@@ -75,12 +76,14 @@ class TargetScorer(AttentionScorer):
         self.check_choice("sinks", SINKS)
 
     @abstractmethod
-    def targets(self, batch: Batch) -> Int[Tensor, "batch pos"] | Int[Tensor, "batch 1 pos target"]:
+    def targets(self, batch: Batch) -> Int[Tensor, "batch pos"] | Targets:
         """The key, or keys, that a head of this kind looks at from each query; -1 for none."""
 
-    def counted(self, batch: Batch) -> Int[Tensor, "batch 1 pos target"]:
+    def counted(self, batch: Batch) -> Targets:
         """Targets with all axes, less what `sinks` takes away."""
         targets = self.targets(batch)
+        if isinstance(targets, Chain):
+            return replace(targets, barred=batch.first) if self.sinks == "excluded" else targets
         targets = targets[:, None, :, None] if targets.ndim == 2 else targets
         if self.sinks == "excluded":
             targets = targets.masked_fill(targets == batch.first[:, None, None, None], -1)
@@ -88,7 +91,7 @@ class TargetScorer(AttentionScorer):
 
     def asks(self, model: HookedModel, batch: Batch, layer: int) -> Mapping[str, Statistic]:
         targets = self.counted(batch)
-        queries = (targets >= 0).any(-1)[:, 0]
+        queries = counts(targets)[:, 0] > 0
         if self.sinks == "excluded":
             return {"mass": TargetedMass(targets), "first": SinkMass(1)}
         if self.sinks == "value":
@@ -103,7 +106,7 @@ class TargetScorer(AttentionScorer):
         mass = found["mass"]
         if self.sinks == "excluded":
             left = 1 - found["first"]
-            rows = (left > LEFT_OVER) & (targets >= 0).any(-1)
+            rows = (left > LEFT_OVER) & (counts(targets) > 0)
             mass = mean_over(mass / left.clamp(min=LEFT_OVER), rows)
         return mass, null[:, None].to(mass).expand_as(mass)
 
@@ -122,12 +125,10 @@ def mean_over(
     return torch.where(rows, values, 0).sum(-1) / torch.where(rows.any(-1), rows.sum(-1), torch.nan)
 
 
-def even(
-    batch: Batch, targets: Int[Tensor, "batch 1 pos target"], *, without_first: bool = False
-) -> Float[Tensor, " batch"]:
+def even(batch: Batch, targets: Targets, *, without_first: bool = False) -> Float[Tensor, " batch"]:
     """What targets get of even attention, mean over the queries that have one."""
     n_seen = places(batch) + (0 if without_first else 1)
-    n_targets = (targets[:, 0] >= 0).sum(-1)
+    n_targets = counts(targets)[:, 0]
     shares = n_targets / n_seen.clamp(min=1).double()
     return mean_over(shares[:, None], (n_targets > 0)[:, None])[:, 0]
 

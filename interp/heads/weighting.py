@@ -14,6 +14,7 @@ from interp.kernels.problem import Problem
 from interp.kernels.statistics.base import Needs, Part, Reader, RowStatistic, blank_padding, there
 from interp.kernels.statistics.norms import OutputNormMass
 from interp.kernels.statistics.reading import pattern_at
+from interp.kernels.statistics.targets import Targets, columns
 from interp.kernels.variants.base import Variant
 
 
@@ -25,7 +26,7 @@ class TargetShare(RowStatistic):
     Kobayashi et al. 2020, arXiv 2004.10102, eq. 4.
 
     Args:
-        targets: indices of keys for each query, -1 for none.
+        targets: indices of keys for each query, -1 for none; or a chain of them.
         w_o: output projection of all heads of the layer.
     """
 
@@ -33,7 +34,7 @@ class TargetShare(RowStatistic):
     formula: ClassVar[str] = "sum_{t in targets(i)} p_it ||v_t W_O|| / sum_j p_ij ||v_j W_O||"
     high: ClassVar[float] = 1.0
 
-    targets: Int[Tensor, "batch 1 pos target"]
+    targets: Targets
     w_o: Float[Tensor, "head d_value d_model"]
 
     def width(self, problem: Problem) -> tuple[int, ...]:
@@ -45,15 +46,16 @@ class TargetShare(RowStatistic):
     def of(self, part: Part) -> Float[Tensor, "batch head row two"]:
         problem = part.view.problem
         moved = part.pattern * self.lengths(problem)[:, part.view.heads, None]
-        targets = self.targets[:, :, part.view.rows].to(moved.device)
-        index = targets.clamp(min=0).expand(*moved.shape[:3], -1)
-        inside = (moved.gather(-1, index) * (targets >= 0)).sum(-1)
+        inside = moved.new_zeros(moved.shape[:3])
+        for one in columns(self.targets):
+            keys = one[:, :, part.view.rows].to(moved.device).expand(moved.shape[:3])[..., None]
+            inside += (moved.gather(-1, keys.clamp(min=0)) * (keys >= 0))[..., 0]
         return torch.stack([_share(inside, moved.sum(-1)), self.even(problem)[part.where]], -1)
 
     def even(self, problem: Problem) -> Float[Tensor, "batch head query_pos"]:
         """The share under even attention."""
         lengths = self.lengths(problem) * problem.real_keys[:, None]
-        inside = sum((_at(lengths, one) for one in self.targets.unbind(-1)), torch.zeros_like(lengths))
+        inside = sum((_at(lengths, one) for one in columns(self.targets)), torch.zeros_like(lengths))
         return _share(inside, lengths.cumsum(-1))
 
     def ask(self, needs: Needs, problem: Problem, variant: Variant) -> Reader:
@@ -62,7 +64,7 @@ class TargetShare(RowStatistic):
 
         def read(answer: Primitives) -> Tensor:
             inside = torch.zeros_like(answer.lse)
-            for one in self.targets.unbind(-1):
+            for one in columns(self.targets):
                 inside += pattern_at(request, answer.lse, one) * _at(lengths, one)
             shares = [_share(inside, there(answer.functionals)[..., whole]), self.even(problem)]
             return blank_padding(torch.stack(shares, -1), problem)

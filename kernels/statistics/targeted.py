@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.kernels.backends.primitives import Primitives
@@ -14,6 +14,7 @@ from interp.kernels.errors import InterpError
 from interp.kernels.problem import Problem
 from interp.kernels.statistics.base import Kind, Needs, Part, Reader, RowStatistic, blank_padding, of_heads, unfit
 from interp.kernels.statistics.reading import pattern_at
+from interp.kernels.statistics.targets import Chain, Targets, columns
 from interp.kernels.variants.base import Variant
 
 
@@ -25,7 +26,7 @@ class TargetedMass(RowStatistic):
 
     Args:
         targets: an index of a key for each query, -1 for none: [batch, query_pos], [batch, head, query_pos] or, with
-            several a query, [batch, head, query_pos, target]; 1 for head means all heads alike.
+            several a query, [batch, head, query_pos, target]; 1 for head means all heads alike. A `Chain` of keys.
 
     Raises:
         InterpError: E206, targets that are no whole numbers or have other axes; E205, one key twice for one query.
@@ -36,9 +37,11 @@ class TargetedMass(RowStatistic):
     formula: ClassVar[str] = "sum_{t in targets(i)} p_it"
     high: ClassVar[float] = 1.0
 
-    targets: Tensor
+    targets: Tensor | Chain
 
     def __post_init__(self) -> None:
+        if isinstance(self.targets, Chain):
+            return
         if self.targets.is_floating_point() or self.targets.dtype == torch.bool or self.targets.ndim not in (2, 3, 4):
             raise InterpError(
                 "E206",
@@ -51,29 +54,38 @@ class TargetedMass(RowStatistic):
                 raise InterpError("E205", "targets name one key twice for one query", fix="each once, then -1")
 
     @property
-    def each(self) -> Int[Tensor, "#batch #head query_pos target"]:
-        """Targets with all four axes."""
+    def each(self) -> Targets:
+        """Targets with all four axes, or their chain."""
+        if isinstance(self.targets, Chain):
+            return self.targets
         if self.targets.ndim == 4:
             return self.targets
         return self.targets[:, None, :, None] if self.targets.ndim == 2 else self.targets[..., None]
 
     def check(self, problem: Problem, variant: Variant) -> str | None:
+        if isinstance(self.targets, Chain):
+            shape, sizes = tuple(self.targets.step.shape), (problem.batch, problem.n_queries)
+            fits = shape == sizes and problem.n_keys == problem.n_queries
+            return None if fits else f"a chain over {list(shape)} tokens in {problem.n_queries} queries"
         if int(self.targets.max()) >= problem.n_keys or int(self.targets.min()) < -1:
             return f"targets run from {int(self.targets.min())} to {int(self.targets.max())} in {problem.n_keys} keys"
+        assert isinstance(self.each, Tensor)
         return unfit("targets", self.each[..., 0], (problem.batch, problem.n_heads, problem.n_queries))
 
     def of(self, part: Part) -> Float[Tensor, "batch head row"]:
-        targets = of_heads(self.each, part.view.problem)
-        targets = targets.expand(*part.view.problem.q.shape[:3], -1)[part.where]
-        return (part.pattern.gather(-1, targets.clamp(min=0)) * (targets >= 0)).sum(-1)
+        problem, total = part.view.problem, part.pattern.new_zeros(part.pattern.shape[:3])
+        for one in columns(self.each):
+            keys = of_heads(one, problem).expand(problem.q.shape[:3])[part.where][..., None]
+            total += (part.pattern.gather(-1, keys.clamp(min=0)) * (keys >= 0))[..., 0]
+        return total
 
     def ask(self, needs: Needs, problem: Problem, variant: Variant) -> Reader:
-        request, targets = needs.request, of_heads(self.each, problem)
+        request = needs.request
 
         def read(answer: Primitives) -> Tensor:
             total = torch.zeros_like(answer.lse)
-            for one in targets.unbind(-1):
-                total += pattern_at(request, answer.lse, one)
+            for one in columns(self.each):
+                total += pattern_at(request, answer.lse, of_heads(one, problem))
             return blank_padding(total, problem)
 
         return read

@@ -6,11 +6,12 @@ All of them are causal: a target never lies after its query. Tokens at padding a
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-
-from interp.kernels.errors import InterpError
 
 Ids = Int[Tensor, "batch pos"]
 Real = Bool[Tensor, "batch pos"]
@@ -38,21 +39,62 @@ def after_last_occurrence(ids: Ids, mask: Real | None = None) -> Ids:
     return torch.where(last >= 0, last + 1, -1)
 
 
-def occurrences(ids: Ids, most: int, mask: Real | None = None, shift: int = 0) -> Int[Tensor, "batch 1 pos most"]:
-    """The `most` latest earlier places of the same token, latest first, for the sum over all of them; `shift=1` the
-    tokens after those (the induction pattern of TransformerLens' head detector, where `most` is large enough).
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """All earlier places of the same token, one after the other, latest first: many targets a query in O(T) memory.
 
-    Raises:
-        InterpError: E205, fewer than 1 place.
+    Attributes:
+        step: from every token to the latest earlier place of the same token, see `last_occurrence`.
+        shift: 1 for the tokens after those places (the induction pattern of TransformerLens' head detector).
+        barred: a key of each prompt that is no target.
     """
-    if most < 1:
-        raise InterpError("E205", f"the latest {most} places", fix="most=1 or more")
-    step = last_occurrence(ids, mask)
-    found, place = [], step
-    for _ in range(most):
-        found.append(torch.where(place >= 0, place + shift, -1))
-        place = torch.where(place >= 0, step.gather(1, place.clamp(min=0)), -1)
-    return torch.stack(found, -1)[:, None]
+
+    step: Ids
+    shift: int = 0
+    barred: Int[Tensor, " batch"] | None = None
+
+    def columns(self) -> Iterator[Int[Tensor, "batch 1 pos"]]:
+        """The latest target of every query, the one before it, and so on; -1 where there is none."""
+        place = self.step
+        while bool((place >= 0).any()):
+            target = torch.where(place >= 0, place + self.shift, -1)
+            if self.barred is not None:
+                target = target.masked_fill(target == self.barred[:, None], -1)
+            yield target[:, None]
+            place = torch.where(place >= 0, self.step.gather(1, place.clamp(min=0)), -1)
+
+
+Targets = Int[Tensor, "batch #head pos target"] | Chain
+"""Keys of every query, written out or one after the other."""
+
+
+def columns(
+    targets: Targets,
+) -> Iterable[
+    Int[
+        Tensor,
+        (
+            batch  # head pos
+        ),
+    ]
+]:
+    """One key a query at a time."""
+    return targets.columns() if isinstance(targets, Chain) else targets.unbind(-1)
+
+
+def counts(
+    targets: Targets,
+) -> Int[
+    Tensor,
+    (
+        batch  # head pos
+    ),
+]:
+    """How many keys every query has."""
+    if isinstance(targets, Chain):
+        none = torch.zeros_like(targets.step)[:, None]
+        return sum(((one >= 0).long() for one in targets.columns()), none)
+    return (targets >= 0).sum(-1)
 
 
 def next_emitted(ids: Ids, needle: Bool[Tensor, "batch pos"]) -> Ids:
