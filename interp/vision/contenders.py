@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from interp.hooks.model import HookedModel
 
 END = "end"
+VHD, BLANK, WRONG = "vhd", "vhd blank", "hallucinating"
+"""Rankings of heads: by VHD against no picture (as published), against a blank one, and by influence on wrong answers."""
+
+Rankings = Mapping[str, tuple[str, ...]]
 
 
 class ReinforcedHeads(ByHeads):
@@ -36,6 +40,18 @@ class ReinforcedHeads(ByHeads):
 
     def edit(self, model: HookedModel, asked: Questions, setting: Setting) -> Intervention:
         return Scale(self.heads(setting), setting["alpha"], positions=END)
+
+
+class ReinforcedAgainstBlank(ReinforcedHeads):
+    """The same with VHD held against a blank picture.
+
+    Without any picture tokens move up, and heads that notice that alone rank high; a blank one changes nothing but what is
+    seen. Half of a layer's heads are tried too: the paper takes those above the layer's median.
+    """
+
+    name = "reinforce VHD heads (blank)"
+    source = "arXiv 2412.13949, against a blank picture"
+    grid = tuple({"per_layer": k, "alpha": alpha} for k in (1, 2, 3, 4) for alpha in (1.5, 2.0))
 
 
 class ModulatedHeads(ByHeads):
@@ -182,9 +198,10 @@ class LowerYes(Method):
         return np.stack([lowered(setting["by"]) for setting in settings])
 
 
-def contenders(vision_aware: tuple[str, ...], hallucinating: tuple[str, ...]) -> tuple[Method, ...]:
-    """All of them; heads ranked by VHD, and by their influence on hallucinations."""
+def contenders(rankings: Rankings) -> tuple[Method, ...]:
+    """All of them."""
     return (
-        Reinforcement(), ReinforcedHeads(vision_aware), Redistribution(), ModulatedHeads(vision_aware), Modulation(),
-        ImageBoost(), Gaze(), Carving(), OutlierContrast(), DeactivatedHeads(hallucinating), AllHeads(), LowerYes(),
+        Reinforcement(), ReinforcedHeads(rankings[VHD]), ReinforcedAgainstBlank(rankings[BLANK]), Redistribution(),
+        ModulatedHeads(rankings[VHD]), Modulation(), ImageBoost(), Gaze(), Carving(), OutlierContrast(),
+        DeactivatedHeads(rankings[WRONG]), AllHeads(), LowerYes(),
     )  # fmt: skip

@@ -20,7 +20,7 @@ from interp.hooks.naive import plain_outputs
 from interp.hooks.names import HeadId, parse_head, parse_heads
 from interp.hooks.pairs import Pairs
 from interp.kernels.errors import InterpError
-from interp.vision.contenders import contenders
+from interp.vision.contenders import BLANK, VHD, WRONG, Rankings, contenders
 from interp.vision.methods import Margins, Method, Setting
 from interp.vision.questions import ABSENT, REGULAR, Questions, questions
 from interp.vision.table import SeeingStudy
@@ -33,7 +33,7 @@ CONTROLLED = (ABSENT, REGULAR)
 ALLOWED = MOST_LOST / 2
 """Regular accuracy that a setting may cost on the questions it is chosen on: half of what the bar allows, because the
 best of several settings looks better there than it is."""
-Made = Callable[[tuple[str, ...], tuple[str, ...]], Sequence[Method]]
+Made = Callable[[Rankings], Sequence[Method]]
 
 
 def compare(
@@ -58,7 +58,7 @@ def compare(
 
     Args:
         n: questions of each set.
-        make: (heads by VHD, heads by influence on hallucinations) -> methods.
+        make: rankings of heads -> methods, see `interp.vision.contenders`.
 
     Raises:
         InterpError: E205, one seed for both; what the methods raise.
@@ -67,8 +67,7 @@ def compare(
         raise InterpError("E205", f"seed and tuning_seed are both {seed}", where="vision study", fix="choose two seeds")
     started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
     tuning, asked = questions(model, tuning_n, tuning_seed), questions(model, n, seed)
-    aware, hallucinating = ranked(model, tuning[REGULAR].pairs, tuning[ABSENT].pairs, batch_size)
-    every = tuple(make(aware, hallucinating))
+    every = tuple(make(ranked(model, tuning[REGULAR].pairs, tuning[ABSENT].pairs, batch_size)))
     base = {name: untouched(model, one, batch_size) for name, one in tuning.items()}
     chosen = [choose(model, method, tuning, base, batch_size) for method in every]
     margins = {
@@ -105,15 +104,14 @@ def untouched(model: HookedModel, asked: Questions, batch_size: int) -> Float[np
     return found
 
 
-def ranked(
-    model: HookedModel, regular: Pairs, absent: Pairs, batch_size: int
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def ranked(model: HookedModel, regular: Pairs, absent: Pairs, batch_size: int) -> Rankings:
     """Heads by VHD over ordinary questions, and by their influence on wrong answers less that on right ones."""
     heads = parse_heads("all", model.heads)
-    aware = VisionDivergence().measure(model, regular, heads, batch_size).values.mean(1)
     found = HallucinationInfluence().measure(model, absent, heads, batch_size)
-    contrast = np.nan_to_num(found.values - found.null, nan=0.0).sum(1)
-    return _ordered(aware, heads), _ordered(contrast, heads)
+    scores = {WRONG: np.nan_to_num(found.values - found.null, nan=0.0).sum(1)}
+    for name, against in ((VHD, "nothing"), (BLANK, "blank")):
+        scores[name] = VisionDivergence(against=against).measure(model, regular, heads, batch_size).values.mean(1)
+    return {name: _ordered(values, heads) for name, values in scores.items()}
 
 
 def _ordered(values: Float[np.ndarray, " head"], heads: Sequence[HeadId]) -> tuple[str, ...]:

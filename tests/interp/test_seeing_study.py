@@ -16,7 +16,17 @@ from interp.hooks.model import HookedModel
 from interp.hooks.pairs import Pairs, tokenise
 from interp.kernels.errors import InterpError
 from interp.report.seeing_figures import layer_profile
-from interp.vision.contenders import AllHeads, LowerYes, Redistribution, ReinforcedHeads, contenders
+from interp.vision.contenders import (
+    BLANK,
+    VHD,
+    WRONG,
+    AllHeads,
+    LowerYes,
+    Rankings,
+    Redistribution,
+    ReinforcedHeads,
+    contenders,
+)
 from interp.vision.flow import knockout_windows, with_groups
 from interp.vision.methods import Method
 from interp.vision.pruning import RANKINGS, pruning_curve
@@ -132,7 +142,8 @@ def test_heads_of_a_ranking():
 
 def test_every_method_runs_and_its_margins_are_those_of_its_edit():
     drawn = questions(opened(), 3, seed=9)[ABSENT]
-    for method in contenders(("L0H3", "L1H0", "L2H0", "L3H4"), ("L0H6",)):
+    aware = ("L0H3", "L1H0", "L2H0", "L3H4")
+    for method in contenders({VHD: aware, BLANK: aware, WRONG: ("L0H6",)}):
         found = method.margins(opened(), drawn, method.grid[:1], 2)
         assert found.shape == (1, 3) and np.isfinite(found).all(), method.name
     plain = untouched(opened(), drawn, 2)
@@ -162,8 +173,8 @@ def test_settings_that_cost_accuracy_are_not_chosen():
     assert choose(opened(), Fixed(), drawn, base, 4) == {"false": 1, "right": 4}
 
 
-def two(aware: tuple[str, ...], hallucinating: tuple[str, ...]) -> list[Method]:
-    return [ReinforcedHeads(aware), LowerYes()]
+def two(rankings: Rankings) -> list[Method]:
+    return [ReinforcedHeads(rankings[VHD]), LowerYes()]
 
 
 def test_a_small_study_comes_back_from_disk(tmp_path):
