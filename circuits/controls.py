@@ -6,13 +6,21 @@ of its own layer that write about as much. The distance of two heads is |log(nor
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
+from interp.hooks.batch import Batch
+from interp.hooks.names import HeadId, point_name
 from interp.kernels.errors import InterpError
+
+if TYPE_CHECKING:
+    from interp.hooks.model import HookedModel
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,54 @@ def matched_controls(
     """
     chosen = [_controls_of(head, output_norm, layers, n) for head in range(len(layers))]
     return MatchedControls(tuple(indices for indices, _ in chosen), tuple(note for _, note in chosen))
+
+
+def written_norms(
+    model: HookedModel,
+    parts: Iterable[tuple[Batch, Int[Tensor, " batch"] | None]],
+    heads: Sequence[HeadId],
+) -> Float[np.ndarray, " head"]:
+    """Mean norm of what each head writes into the residual stream, |z_h W_O[h]|.
+
+    Args:
+        parts: prompts, and the position of each at which it counts; None counts every real token.
+    """
+    names = sorted({point_name("attn.hook_z", head.layer, head.tower) for head in heads})
+    grams = {name: _gram(model, name) for name in names}
+    total, count = dict.fromkeys(names, torch.zeros((), dtype=torch.float64)), 0.0
+    for batch, at in parts:
+        _, cache = model.run_with_cache(batch, names)
+        for name in names:
+            z = cache[name].float()
+            squared = torch.einsum("bphd,hde,bphe->bph", z, grams[name], z).clamp(min=0)
+            weight = _counted(batch, at, squared)
+            total[name] = total[name] + (squared.sqrt() * weight[:, :, None]).sum((0, 1)).double().cpu()
+        count += float(weight.sum())
+    return np.array(
+        [float(total[point_name("attn.hook_z", head.layer, head.tower)][head.head]) / count for head in heads]
+    )
+
+
+def _gram(model: HookedModel, name: str) -> Float[Tensor, "head d_head d_head"]:
+    """W_O W_O^T of every head of a layer: norms of what heads write, without writing it."""
+    point = model.adapter.available[name]
+    assert point.layer is not None
+    w_out = model.w_out(point.layer, point.tower).float()
+    return torch.einsum("hdm,hem->hde", w_out, w_out)
+
+
+def _counted(
+    batch: Batch, at: Int[Tensor, " batch"] | None, cells: Float[Tensor, "batch pos head"]
+) -> Float[Tensor, "batch pos"]:
+    """1 where a position counts."""
+    weight = cells.new_zeros(cells.shape[:2])
+    if at is not None:
+        weight[torch.arange(len(weight)), at] = 1
+    elif batch.mask is not None and batch.mask.shape == weight.shape:
+        weight[batch.mask] = 1
+    else:
+        weight += 1
+    return weight
 
 
 def grouped(notes: Iterable[tuple[str, str]]) -> tuple[str, ...]:

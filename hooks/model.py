@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +15,7 @@ from interp.hooks.batch import Batch
 from interp.hooks.capture import Cache, Recorder
 from interp.hooks.interventions import Hook, Intervention
 from interp.hooks.names import NAMED_ONLY, HeadId, match_names
-from interp.hooks.prompts import Prompts, from_inputs, make_batch, tokenizer_digest
+from interp.hooks.prompts import Prompts
 from interp.kernels.errors import InterpError, suggest
 
 if TYPE_CHECKING:
@@ -143,7 +142,8 @@ class HookedModel:
         Args:
             prompts: text, token ids, chat messages (`[{"role": ..., "content": ...}]`), a list of these, a mapping of
                 model inputs, or a Batch.
-            images: one image a prompt (anything the model's processor takes).
+            images: one image a prompt (anything the model's processor takes); the tokens that stand for it have the role
+                'image'.
             padding_side: 'right' or 'left'; both give the same numbers.
             truncate: cut prompts longer than the model's positions instead of refusing them.
 
@@ -151,68 +151,9 @@ class HookedModel:
             InterpError: E201 no tokenizer or processor; E304 empty; E309 too long; E303 unknown kind of prompt;
                 E312 a batch of another tokenizer, or tokens without an embedding.
         """
-        if images is not None:
-            return self._known_tokens(self._image_batch(prompts, images)).to(self.device)
-        if prompts is None:
-            raise InterpError("E311", "no prompt")
-        if (
-            isinstance(prompts, Batch)
-            and prompts.tokenizer
-            and self.tokenizer is not None
-            and prompts.tokenizer != tokenizer_digest(self.tokenizer)
-        ):
-            raise InterpError(
-                "E312",
-                f"these token ids were made by another tokenizer than that of {self.name}",
-                fix="pass the text, and each model reads it with its own",
-            )
-        batch = make_batch(
-            self.tokenizer, prompts, side=padding_side, limit=self.adapter.n_positions, truncate=truncate
-        )
-        if (
-            "position_ids" in batch.inputs
-            and self.adapter.position_ids != "argument"
-            and not isinstance(prompts, (Batch, Mapping))
-        ):
-            if self.adapter.position_ids == "none":
-                raise InterpError(
-                    "E205",
-                    f"{self.name} cannot be told positions, so left padding would shift them",
-                    fix="padding_side='right'",
-                )
-            batch = replace(
-                batch, inputs={name: value for name, value in batch.inputs.items() if name != "position_ids"}
-            )
-        return self._known_tokens(batch).to(self.device)
+        from interp.hooks.reading import read
 
-    def _known_tokens(self, batch: Batch) -> Batch:
-        """The batch, checked: every token has an embedding. Padding is never read, so its id may be any that has one."""
-        ids, limit = batch.inputs.get("input_ids"), self.adapter.n_tokens
-        if ids is None or limit is None or int(ids.max()) < limit:
-            return batch
-        unknown = ids >= limit
-        read = unknown if batch.mask is None else unknown & batch.mask
-        if bool(read.any()):
-            row, position = read.nonzero()[0].tolist()
-            raise InterpError(
-                "E312",
-                f"token id {int(ids[row, position])}, but {self.name} has embeddings for {limit} tokens",
-                where=f"prompt {row}, token {position}",
-                fix="use the tokenizer that the model was trained with, or resize the model's embeddings",
-            )
-        return replace(batch, inputs={**batch.inputs, "input_ids": ids.masked_fill(unknown, 0)})
-
-    def _image_batch(self, prompts: Any, images: Any) -> Batch:
-        if self.processor is None:
-            raise InterpError(
-                "E201", f"{self.name} was opened without a processor for images", fix="pass processor= when opening it"
-            )
-        given = (
-            {"images": images}
-            if prompts is None
-            else {"images": images, "text": [prompts] if isinstance(prompts, str) else list(prompts), "padding": True}
-        )
-        return from_inputs(dict(self.processor(**given, return_tensors="pt")))
+        return read(self, prompts, images, padding_side=padding_side, truncate=truncate).to(self.device)
 
     def tokens(self, batch: Batch) -> list[list[str]]:
         """The tokens of each prompt as text, padding left out."""

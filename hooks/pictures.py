@@ -46,7 +46,7 @@ def encode_picture(processor: Any, text: str, picture: UInt8[ndarray, "height wi
         raise InterpError("E303", f"{written.count(sign)} places for one picture", fix=f"write {sign} once")
     full = processor(text=[written], images=[picture], return_tensors="pt")
     plain = tokenizer(written, return_offsets_mapping=True)
-    place = full["input_ids"][0] == _image_id(processor, tokenizer, sign)
+    place = full["input_ids"][0] == image_id(processor)
     offsets = _spread(plain, full["input_ids"][0].tolist(), written.index(sign), len(written) - len(text))
     return _encoded(full, offsets, tuple(place.nonzero()[:, 0].tolist()))
 
@@ -56,10 +56,13 @@ def _encoded(full: Any, offsets: tuple[tuple[int, int], ...], place: tuple[int, 
     return Encoded(full["input_ids"][0].tolist(), offsets, inputs=extra, picture=place)
 
 
-def _image_id(processor: Any, tokenizer: Any, sign: str) -> int:
-    """Id of the tokens that the picture's vectors replace; Gemma writes another one than is spelled."""
-    own = getattr(processor, "image_token_id", None)
-    return int(tokenizer.convert_tokens_to_ids(sign) if own is None else own)
+def image_id(processor: Any) -> int | None:
+    """Id of the tokens that a picture's vectors replace, which Gemma writes otherwise than it is spelled; None where pictures
+    and texts are read apart, or no text at all."""
+    own, sign = (getattr(processor, name, None) for name in ("image_token_id", "image_token"))
+    if own is not None:
+        return int(own)
+    return None if sign is None else int(processor.tokenizer.convert_tokens_to_ids(sign))
 
 
 def _spread(plain: Any, ids: list[int], at: int, shift: int) -> tuple[tuple[int, int], ...]:

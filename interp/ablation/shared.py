@@ -7,11 +7,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.circuits.controls import grouped, matched_controls
+from interp.circuits.controls import grouped, matched_controls, written_norms
 from interp.hooks.batch import Batch
 from interp.hooks.metrics import Metric
 from interp.hooks.naive import batches
@@ -62,28 +61,8 @@ class Shared:
         return [(head, layers[point_name("attn.hook_z", head.layer, head.tower)]) for head in heads]
 
     def output_norms(self, heads: tuple[HeadId, ...]) -> Float[np.ndarray, " head"]:
-        """Mean norm of what each head writes into the residual stream, |z_h W_O[h]|, over the clean prompts."""
-        names = sorted({point_name("attn.hook_z", head.layer, head.tower) for head in heads})
-        sums: dict[str, Tensor] = {}
-        count = 0.0
-        for part in self.parts(self.pairs.clean):
-            _, cache = self.model.run_with_cache(part, names)
-            for name in names:
-                point = self.model.adapter.available[name]
-                gram = torch.einsum("hdm,hem->hde", *[self.model.w_out(point.layer, point.tower).float()] * 2)  # type: ignore[arg-type]
-                z = cache[name].float()
-                squared = torch.einsum("bphd,hde,bphe->bph", z, gram, z).clamp(min=0)
-                weight = (
-                    part.mask if part.mask is not None and part.mask.shape == z.shape[:2] else torch.ones(z.shape[:2])
-                )
-                sums[name] = (
-                    sums.get(name, torch.zeros(()))
-                    + (squared.sqrt() * weight.to(z.device)[:, :, None]).sum((0, 1)).double().cpu()
-                )
-            count += float(weight.sum())
-        return np.array(
-            [float(sums[point_name("attn.hook_z", head.layer, head.tower)][head.head]) / count for head in heads]
-        )
+        """Mean norm of what each head writes into the residual stream, over all tokens of the clean prompts."""
+        return written_norms(self.model, ((part, None) for part in self.parts(self.pairs.clean)), heads)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli.folders import default_folder
+from interp.cli.lists import numbers, words
 from interp.cli.questions import BatchSize, NControls, Out, Overwrite
+from interp.cli.results import finish
 from interp.cli.score import Scored, chosen_task
 from interp.cli.terminal import Terminal
 from interp.kernels.errors import InterpError
@@ -71,23 +73,12 @@ def head(
 
 def conclude(terminal: Terminal, found: Passport, folder: Path, *, overwrite: bool) -> None:
     """Save a passport, and say what it says."""
-    found.save(folder, overwrite=overwrite)
-    terminal.say(found.headline())
-    for text in found.remarks():
-        terminal.say(text)
-    terminal.table(found.columns, found.table())
-    for warning in found.run.warnings:
-        terminal.say(f"note: {warning}")
-    terminal.say(f"run:    {folder}")
-    terminal.emit(
-        {
-            "exit_code": 0, "headline": found.headline(), "folder": str(folder), "run_id": found.run_id,
-            "labels": [label.name for label in found.labels],
-            "flags": [{"kind": flag.kind, "says": flag.says} for flag in found.flags],
-            "verdicts": [_verdict(found, one.question) for one in found.main], "left_out": dict(found.left_out),
-            "run": found.run.to_dict(),
-        }
-    )  # fmt: skip
+    data = {
+        "labels": [label.name for label in found.labels],
+        "flags": [{"kind": flag.kind, "says": flag.says} for flag in found.flags],
+        "verdicts": [_verdict(found, one.question) for one in found.main], "left_out": dict(found.left_out),
+    }  # fmt: skip
+    finish(terminal, found, folder, found.table(), data, overwrite=overwrite)
 
 
 def _verdict(found: Passport, question: str) -> dict[str, Any]:
@@ -109,15 +100,8 @@ def variation(asked: Scored, text: str, seed: int) -> dict[str, Any]:
     return {name: varied.options[name] for name in (part.partition("=")[0].strip() for part in words(text))}
 
 
-def words(text: str) -> list[str]:
-    """`a,b` taken apart."""
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def seeds_of(text: str | None, seed: int) -> tuple[int, ...]:
     """`0,1,2` as numbers; by default that of --seed and the two after it (E205)."""
     if text is None:
         return tuple(range(seed, seed + N_SEEDS))
-    if not all(part.isdecimal() for part in words(text)):
-        raise InterpError("E205", f"--seeds {text}", fix="write --seeds 0,1,2")
-    return tuple(int(part) for part in words(text))
+    return numbers(text, "--seeds")

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from interp.cli.questions import Asked, MetricName, Out, Overwrite, count_drops
+from interp.cli.lists import words
+from interp.cli.questions import Asked, MetricName, Out, Overwrite
+from interp.cli.results import finish
 from interp.cli.terminal import Terminal
-from interp.kernels.errors import CODES
 
 if TYPE_CHECKING:
     from interp.maps.result import TokenMaps
@@ -51,28 +52,11 @@ def map(  # noqa: A001  # a verb is called as its function
     say(terminal, found, folder, overwrite=overwrite)
 
 
-def words(text: str) -> tuple[str, ...]:
-    """A comma-separated list taken apart."""
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
 def say(terminal: Terminal, found: TokenMaps, folder: Path, *, overwrite: bool) -> None:
     """Save the maps, and say what they say."""
-    found.save(folder, overwrite=overwrite)
-    terminal.say(found.headline())
-    for text in found.remarks():
-        terminal.say(text)
-    rows = found.table(len(found.methods))
-    terminal.table(found.columns, rows)
-    dropped = count_drops(found.drops)
-    terminal.say(f"prompts: {len(found.prompts)} kept")
-    for code, count in dropped.items():
-        terminal.say(f"         {count} dropped, {code}: {CODES[code.removeprefix('INTERP-')]}")
-    terminal.say(f"run:    {folder}")
-    terminal.emit(
-        {
-            "exit_code": 0, "headline": found.headline(), "folder": str(folder), "run_id": found.run_id,
-            "rows": [dict(zip(found.columns, row, strict=True)) for row in rows], "kept": len(found.prompts),
-            "dropped": dropped, "run": found.run.to_dict(),
-        }
+    table = found.full_table()
+    rows = [dict(zip(found.columns, row, strict=True)) for row in table]
+    finish(
+        terminal, found, folder, table, {"rows": rows, "kept": len(found.prompts)},
+        prompts=f"{len(found.prompts)} kept", overwrite=overwrite,
     )  # fmt: skip

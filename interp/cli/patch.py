@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from interp.cli.ablate import Heads
-from interp.cli.questions import Asked, BatchSize, Memory, MetricName, NControls, Out, Overwrite
+from interp.cli.lists import numbers
+from interp.cli.questions import Asked, Compared
 from interp.cli.results import conclude
 from interp.cli.terminal import Terminal
 from interp.kernels.errors import InterpError
@@ -27,22 +28,17 @@ Together = Annotated[bool, typer.Option("--together", help="All heads at once, b
 def patch(
     terminal: Terminal,
     asked: Asked,
+    compared: Compared,
     heads: Heads = "all",
     direction: Direction = "denoise",
     point: Point = "z",
     positions: Where = "all",
     layers: Layers = None,
     together: Together = False,
-    metric: MetricName = None,
-    controls: NControls = 4,
-    batch_size: BatchSize = 32,
-    memory: Memory = 1024,
-    out: Out = None,
-    overwrite: Overwrite = False,
 ) -> None:
     """Patch one run of each pair with parts of the other, and test how far a metric follows."""
     task = asked.make_task(terminal.seed)
-    folder = asked.folder(out, f"patch-{direction}", overwrite=overwrite)
+    folder = asked.folder(compared.out, f"patch-{direction}", overwrite=compared.overwrite)
     chosen = None if layers is None else numbers(layers, "--layers")
 
     from interp.patching.run import patch as run
@@ -58,16 +54,10 @@ def patch(
             point=points(point),
             layers=chosen,
             together=together,
-            metric=metric,
-            n_controls=controls,
-            batch_size=batch_size,
-            memory=memory,
-            seed=terminal.seed,
-            **asked.cutting(),
-            command=terminal.command,
+            **compared.given(terminal, asked),
             progress=progress,
         )
-    conclude(terminal, result, folder, overwrite=overwrite)
+    conclude(terminal, result, folder, overwrite=compared.overwrite)
 
 
 def points(text: str) -> str | list[str] | dict[str, str]:
@@ -85,11 +75,3 @@ def places(text: str) -> None | str | tuple[int, ...]:
     if text == "all":
         return None
     return numbers(text, "--positions") if text[:1].isdecimal() else text
-
-
-def numbers(text: str, option: str) -> tuple[int, ...]:
-    """`0,1,5` (E205)."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise InterpError("E205", f"{option} {text} is no list of numbers", fix=f"write {option} 0,1,5")
-    return tuple(map(int, parts))

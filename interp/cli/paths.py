@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from interp.cli.patch import Direction, Together, Where, places
-from interp.cli.questions import Asked, BatchSize, Memory, MetricName, NControls, Out, Overwrite
+from interp.cli.questions import Asked, Compared
 from interp.cli.results import conclude
 from interp.cli.terminal import Terminal
 
@@ -21,22 +21,17 @@ ThroughMlps = Annotated[bool, typer.Option("--through-mlps", help="Let paths lea
 def paths(
     terminal: Terminal,
     asked: Asked,
+    compared: Compared,
     receivers: Receivers = "logits",
     senders: Senders = "all",
     through_mlps: ThroughMlps = False,
     direction: Direction = "noise",
     positions: Where = "all",
     together: Together = False,
-    metric: MetricName = None,
-    controls: NControls = 4,
-    batch_size: BatchSize = 32,
-    memory: Memory = 1024,
-    out: Out = None,
-    overwrite: Overwrite = False,
 ) -> None:
     """Patch the paths from each head to a receiver, and test what a metric loses."""
     task = asked.make_task(terminal.seed)
-    folder = asked.folder(out, f"paths-{receivers}", overwrite=overwrite)
+    folder = asked.folder(compared.out, f"paths-{receivers}", overwrite=compared.overwrite)
 
     from interp.patching.paths import paths as run
 
@@ -51,13 +46,7 @@ def paths(
             direction=direction,
             positions=places(positions),
             together=together,
-            metric=metric,
-            n_controls=controls,
-            batch_size=batch_size,
-            memory=memory,
-            seed=terminal.seed,
-            **asked.cutting(),
-            command=terminal.command,
+            **compared.given(terminal, asked),
             progress=progress,
         )
-    conclude(terminal, result, folder, overwrite=overwrite)
+    conclude(terminal, result, folder, overwrite=compared.overwrite)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from interp.cli.folders import default_folder
+from interp.cli.terminal import Terminal
 from interp.kernels.errors import InterpError
 
 if TYPE_CHECKING:
@@ -97,6 +98,25 @@ class Asked(Questions):
 
         prompts = self.prompts.stem if self.prompts else str(self.task)
         return RunFolder.check(out or default_folder(self.model, prompts, method), overwrite=overwrite)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Options of verbs that measure parts of a model and hold them against controls."""
+
+    metric: MetricName = None
+    controls: NControls = 4
+    batch_size: BatchSize = 32
+    memory: Memory = 1024
+    out: Out = None
+    overwrite: Overwrite = False
+
+    def given(self, terminal: Terminal, asked: Asked) -> dict[str, Any]:
+        """What these verbs pass on alike."""
+        return {
+            "metric": self.metric, "n_controls": self.controls, "batch_size": self.batch_size, "memory": self.memory,
+            "seed": terminal.seed, **asked.cutting(), "command": terminal.command,
+        }  # fmt: skip
 
 
 def _from_file(path: Path, args: str, n: int | None, skip_bad_lines: bool) -> Task:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from interp.kernels.errors import CODES, InterpError
 
 if TYPE_CHECKING:
     from interp.circuits.prompt_results import PromptResult
+    from interp.circuits.results import Result
 
 SHOWN = 10
 NOT_FINITE_SHARE = 0.01
@@ -29,15 +31,46 @@ def conclude(terminal: Terminal, result: PromptResult, folder: Path, *, overwrit
 
 def show(terminal: Terminal, result: PromptResult) -> None:
     """Headline, top rows, what was left out, and what to know."""
+    tell(terminal, result, result.table(SHOWN), f"{len(result.prompts)} kept")
+
+
+def tell(terminal: Terminal, result: Result, rows: Sequence[Sequence[str]], prompts: str = "") -> None:
+    """The same for a result of any kind.
+
+    Args:
+        prompts: how many there are.
+    """
     terminal.say(result.headline())
     for line in result.remarks():
         terminal.say(line)
-    terminal.table(result.columns, result.table(SHOWN))
-    terminal.say(f"prompts: {len(result.prompts)} kept")
-    for code, count in count_drops(result.drops).items():
+    terminal.table(result.columns, rows)
+    if prompts:
+        terminal.say(f"prompts: {prompts}")
+    for code, count in count_drops(getattr(result, "drops", ())).items():
         terminal.say(f"         {count} dropped, {code}: {CODES[code.removeprefix('INTERP-')]}")
     for warning in result.run.warnings:
         terminal.say(f"note: {warning}")
+
+
+def finish(
+    terminal: Terminal,
+    result: Result,
+    folder: Path,
+    rows: Sequence[Sequence[str]],
+    data: Mapping[str, Any],
+    *,
+    prompts: str = "",
+    overwrite: bool,
+) -> None:
+    """Save a result without effects prompt by prompt, and say what it says.
+
+    Args:
+        data: what machines are told beside what all runs say.
+    """
+    result.save(folder, overwrite=overwrite)
+    tell(terminal, result, rows, prompts)
+    terminal.say(f"run:    {folder}")
+    terminal.emit({**run_data(result, folder), **data})
 
 
 def check_finite(result: PromptResult, folder: Path) -> None:
@@ -55,13 +88,17 @@ def check_finite(result: PromptResult, folder: Path) -> None:
 
 def as_data(result: PromptResult, folder: Path) -> dict[str, Any]:
     """The run for machines."""
+    top = [row.label for row in result.top(SHOWN)]
+    return {**run_data(result, folder), "top": top, "kept": len(result.prompts)}
+
+
+def run_data(result: Result, folder: Path) -> dict[str, Any]:
+    """What all runs say to machines."""
     return {
         "exit_code": 0,
         "headline": result.headline(),
         "folder": str(folder),
         "run_id": result.run_id,
-        "top": [row.label for row in result.top(SHOWN)],
-        "kept": len(result.prompts),
-        "dropped": count_drops(result.drops),
+        "dropped": count_drops(getattr(result, "drops", ())),
         "run": result.run.to_dict(),
     }

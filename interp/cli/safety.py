@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli.ablate import Heads
-from interp.cli.questions import Asked, BatchSize, Out, Overwrite, count_drops
+from interp.cli.lists import words
+from interp.cli.questions import Asked, BatchSize, Out, Overwrite
+from interp.cli.results import finish
 from interp.cli.terminal import Terminal
-from interp.kernels.errors import CODES
 
 if TYPE_CHECKING:
     from interp.safety.result import SafetyReport
@@ -54,7 +55,7 @@ def safety(
 
     from interp.safety.run import safety as run
 
-    given: dict[str, Any] = {} if operators is None else {"operators": tuple(_words(operators))}
+    given: dict[str, Any] = {} if operators is None else {"operators": words(operators)}
     model = asked.open()
     with terminal.following("steps") as progress:
         report = run(
@@ -65,32 +66,16 @@ def safety(
     say(terminal, report, folder, overwrite=overwrite)
 
 
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
 def say(terminal: Terminal, report: SafetyReport, folder: Path, *, overwrite: bool) -> None:
     """Save a report, and say what it says."""
-    report.save(folder, overwrite=overwrite)
-    terminal.say(report.headline())
-    for text in report.remarks():
-        terminal.say(text)
-    terminal.table(report.columns, report.table())
-    dropped = count_drops(report.drops)
-    terminal.say(f"prompts: {len(report.prompts)} to search on, {len(report.held_out)} held out")
-    for code, count in dropped.items():
-        terminal.say(f"         {count} dropped, {code}: {CODES[code.removeprefix('INTERP-')]}")
-    terminal.say(f"run:    {folder}")
-    terminal.emit(
-        {
-            "exit_code": 0, "headline": report.headline(), "folder": str(folder), "run_id": report.run_id,
-            "group": list(report.group), "claimed": report.verdict.claimed,
-            "safety_heads": {one: list(report.safety_heads(one)) for one in report.operators},
-            "trials": [_trial(report, row) for row in range(len(report.trials))],
-            "kept": len(report.prompts), "held_out": len(report.held_out), "dropped": dropped,
-            "run": report.run.to_dict(),
-        }
-    )  # fmt: skip
+    data = {
+        "group": list(report.group), "claimed": report.verdict.claimed,
+        "safety_heads": {one: list(report.safety_heads(one)) for one in report.operators},
+        "trials": [_trial(report, row) for row in range(len(report.trials))],
+        "kept": len(report.prompts), "held_out": len(report.held_out),
+    }  # fmt: skip
+    prompts = f"{len(report.prompts)} to search on, {len(report.held_out)} held out"
+    finish(terminal, report, folder, report.table(), data, prompts=prompts, overwrite=overwrite)
 
 
 def _trial(report: SafetyReport, row: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import typer
 
 from interp.cli.ablate import Heads
 from interp.cli.folders import default_folder
+from interp.cli.lists import words
 from interp.cli.questions import Asked, BatchSize, Out, Overwrite
 from interp.cli.results import as_data, show
 from interp.cli.terminal import Terminal
@@ -48,7 +49,7 @@ def score(
     """Score every head as a head of some kind, beside what chance gives."""
     if listing:
         return show_scorers(terminal)
-    names = [name.strip() for name in scorer.split(",") if name.strip()]
+    names = list(words(scorer))
     if not names or not asked.model:
         what = "no --scorer" if not names else "no --model"
         raise InterpError("E205", what, fix="interp score --model mini --scorer induction; --list names the scorers")

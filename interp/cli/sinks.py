@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.patch import numbers
-from interp.cli.questions import Asked, MetricName, Out, Overwrite, count_drops
-from interp.cli.results import conclude
+from interp.cli.lists import numbers
+from interp.cli.questions import Asked, MetricName, Out, Overwrite
+from interp.cli.results import conclude, finish
 from interp.cli.terminal import Terminal
-from interp.kernels.errors import CODES, InterpError, suggest
+from interp.kernels.errors import InterpError, suggest
 
 if TYPE_CHECKING:
     from interp.sinks.result import SinkReport
@@ -84,22 +84,10 @@ def sinks(
 
 def say(terminal: Terminal, report: SinkReport, folder: Path, *, overwrite: bool) -> None:
     """Save a report, and say what it says."""
-    report.save(folder, overwrite=overwrite)
-    terminal.say(report.headline())
-    for text in report.remarks():
-        terminal.say(text)
-    terminal.table(report.columns, report.table(SHOWN))
-    dropped = count_drops(report.drops)
-    terminal.say(f"prompts: {len(report.prompts)} kept")
-    for code, count in dropped.items():
-        terminal.say(f"         {count} dropped, {code}: {CODES[code.removeprefix('INTERP-')]}")
-    terminal.say(f"run:    {folder}")
-    rows = [dict(zip(report.columns, row, strict=True)) for row in report.table(len(report.heads))]
-    terminal.emit(
-        {
-            "exit_code": 0, "headline": report.headline(), "folder": str(folder), "run_id": report.run_id, "rows": rows,
-            "kept": len(report.prompts), "dropped": dropped, "run": report.run.to_dict(),
-        }
+    rows = [dict(zip(report.columns, row, strict=True)) for row in report.full_table()]
+    finish(
+        terminal, report, folder, report.table(SHOWN), {"rows": rows, "kept": len(report.prompts)},
+        prompts=f"{len(report.prompts)} kept", overwrite=overwrite,
     )  # fmt: skip
 
 

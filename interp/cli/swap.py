@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +10,8 @@ import typer
 
 from interp.cli import results
 from interp.cli.ablate import Heads
-from interp.cli.questions import Asked, BatchSize, Memory, MetricName, Out, Overwrite
+from interp.cli.lists import words
+from interp.cli.questions import Asked, Compared
 from interp.cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -31,9 +32,17 @@ NControls = Annotated[int, typer.Option("--controls", min=0, help="Matched rando
 NChoose = Annotated[int | None, typer.Option("--choose", min=1, help="Prompts that choose; default: half of them.")]
 
 
+@dataclass(frozen=True)
+class Configured(Compared):
+    """The same, with controls of whole configurations."""
+
+    controls: NControls = 10
+
+
 def swap(
     terminal: Terminal,
     asked: Asked,
+    compared: Configured,
     heads: Heads = "all",
     variants: Variants = None,
     loss: Loss = 0.02,
@@ -43,17 +52,11 @@ def swap(
     roles: Roles = None,
     taken: Taken = "mean",
     restricted: Restricted = "sink+recent",
-    metric: MetricName = None,
-    controls: NControls = 10,
     choose: NChoose = None,
-    batch_size: BatchSize = 32,
-    memory: Memory = 1024,
-    out: Out = None,
-    overwrite: Overwrite = False,
 ) -> None:
     """Find the heads that need full attention, and what suffices for the others."""
     task = asked.make_task(terminal.seed)
-    folder = asked.folder(out, "swap", overwrite=overwrite)
+    folder = asked.folder(compared.out, "swap", overwrite=compared.overwrite)
 
     from interp.swapping.run import swap as run
 
@@ -71,22 +74,11 @@ def swap(
             roles=None if roles is None else words(roles),
             taken=taken,
             restricted=restricted,
-            metric=metric,
-            n_controls=controls,
             n_choose=choose,
-            batch_size=batch_size,
-            memory=memory,
-            seed=terminal.seed,
-            **asked.cutting(),
-            command=terminal.command,
+            **compared.given(terminal, asked),
             progress=progress,
         )
-    conclude(terminal, result, folder, overwrite=overwrite)
-
-
-def words(text: str) -> tuple[str, ...]:
-    """`a,b` taken apart."""
-    return tuple(word.strip() for word in text.split(",") if word.strip())
+    conclude(terminal, result, folder, overwrite=compared.overwrite)
 
 
 def conclude(terminal: Terminal, result: SwapResult, folder: Path, *, overwrite: bool) -> None:

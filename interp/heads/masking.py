@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.circuits.controls import matched_random_sets
+from interp.circuits.controls import matched_random_sets, written_norms
 from interp.circuits.tables import as_text, counted, number
 from interp.heads.result import HeadScores
 from interp.hooks.interventions import Ablate
 from interp.hooks.metrics import metric as metric_of
 from interp.hooks.naive import batches
-from interp.hooks.names import HeadId, parse_head, point_name
+from interp.hooks.names import HeadId, parse_head
 from interp.hooks.pairs import Pairs, tokenise
 from interp.hooks.reference import mean_reference
 from interp.hooks.rerun.sweep import sweep
@@ -133,11 +132,13 @@ def masking_test(
         model.tokenizer, task.examples(model.tokenizer).examples, processor=model.processor, needs=measured.needs & {"answer", "distractor"},
         limit=model.adapter.n_positions, strict=isinstance(task, FileTask),
     )  # fmt: skip
-    norms, rng = written_norms(model, pairs, every, batch_size), np.random.default_rng(seed)
+    norms, rng = answer_norms(model, pairs, every, batch_size), np.random.default_rng(seed)
     controls = control_sets([parse_head(label) for label in heads], every, norms, match, n_controls, rng)
     alone = sorted({head for found in controls for head in found})
     sets = [heads, *controls, *((head,) for head in alone)]
-    clean, values = _values(model, pairs, sets, operator, metric, batch_size)
+    once = list(dict.fromkeys(sets))  # draws repeat where a layer is small, and no set needs to run twice
+    clean, found = _values(model, pairs, once, operator, metric, batch_size)
+    values = found[[once.index(one) for one in sets]]
     masked, controlled, single = np.split(values, [1, 1 + len(controls)])
     low = single.mean(1) < (clean.mean() + masked.mean()) / 2
     needed = tuple(head for head, fell in zip(alone, low, strict=True) if fell)
@@ -181,20 +182,12 @@ def highest(scores: HeadScores, k: int | None) -> tuple[str, ...]:
     return tuple(row.label for row in scores.top(count)) if k is None else tuple(scores.heads[i] for i in order[:k])
 
 
-def written_norms(
+def answer_norms(
     model: HookedModel, pairs: Pairs, heads: Sequence[HeadId], batch_size: int
 ) -> Float[np.ndarray, " head"]:
     """Mean norm of what each head writes where answers are read."""
-    names = [point_name("attn.hook_z", layer) for layer, n in enumerate(model.heads[""]) if n]
-    total = np.zeros(len(heads))
-    for start, stop in batches(len(pairs), batch_size):
-        batch = pairs.clean.rows(start, stop)
-        _, cache = model.run_with_cache(batch, names)
-        rows, at = torch.arange(batch.size), pairs.read_at[start:stop]
-        for index, head in enumerate(heads):
-            z = cache[point_name("attn.hook_z", head.layer)][rows, at, head.head].double()
-            total[index] += float((z @ model.w_out(head.layer)[head.head].double()).norm(dim=-1).sum())
-    return total / len(pairs)
+    spans = batches(len(pairs), batch_size)
+    return written_norms(model, ((pairs.clean.rows(*span), pairs.read_at[slice(*span)]) for span in spans), heads)
 
 
 def _values(

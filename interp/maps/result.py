@@ -150,6 +150,9 @@ class TokenMaps(Result):
         order = [*self.contest.order, *(i for i in range(len(self.methods)) if i not in self.contest.order)]
         return [line(self, method) for method in order[:k]]
 
+    def full_table(self) -> list[list[str]]:
+        return self.table(len(self.methods))
+
     def to_frame(self) -> pd.DataFrame:
         """One row a method, prompt and token."""
         return frame(self)

@@ -17,7 +17,6 @@ from interp.circuits.results import Result, RunInfo, first_line
 from interp.circuits.runfolder import RunFolder, RunWriter
 from interp.heads.claims import judge_scores
 from interp.hooks.examples import Drop
-from interp.hooks.names import parse_head
 from interp.kernels.errors import InterpError, suggest
 from interp.safety.tables import frame, line, trial_frame
 from interp.safety.text import headline, remarks
@@ -216,8 +215,3 @@ class SafetyReport(Result):
             "replies": tuple(tuple(line["replies"]) for line in run.read_lines(REPLIES)),
             "drops": tuple(Drop(**line) for line in run.read_lines(DROPS)),
         }
-
-    @property
-    def head_places(self) -> tuple[tuple[int, int], ...]:
-        """Layer and number of each head."""
-        return tuple((head.layer, head.head) for head in map(parse_head, self.heads))

@@ -15,7 +15,7 @@ from interp.circuits.controls import matched_controls
 from interp.circuits.group_result import Limits
 from interp.circuits.groups import grow_group
 from interp.circuits.results import RunInfo, environment
-from interp.heads.masking import written_norms
+from interp.heads.masking import answer_norms
 from interp.heads.run import described
 from interp.hooks.naive import Progress
 from interp.hooks.names import HeadId, HeadSpec, parse_heads
@@ -93,7 +93,7 @@ def safety(
         started=started,
     )
     every = [HeadId("", layer, head) for layer, n in enumerate(model.heads[""]) for head in range(n)]
-    norms = written_norms(model, own.pairs, every, asked.batch_size)
+    norms = answer_norms(model, own.pairs, every, asked.batch_size)
     screening, baseline = screen(model, own.pairs, chosen, asked)
     step(1, STEPS)
     bargain = Bargain(model, own.pairs, asked)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -49,12 +48,25 @@ def measure_sets(
     model: HookedModel, pairs: Pairs, sets: Sequence[tuple[HeadId, ...]], operator: str, settings: Settings
 ) -> Measured:
     """All numbers without each set of heads."""
+    return _measure(model, pairs, lambda side: _without(model, side, sets, operator, settings), settings)
+
+
+def _without(
+    model: HookedModel, pairs: Pairs, sets: Sequence[tuple[HeadId, ...]], operator: str, settings: Settings
+) -> list[Intervention]:
+    return ablations(model, pairs, sets, operator, factor=settings.factor, batch_size=settings.batch_size)
+
+
+def _measure(
+    model: HookedModel, pairs: Pairs, without: Callable[[Pairs], list[Intervention]], settings: Settings
+) -> Measured:
+    """All numbers of both sides under some edits; each side is recorded once.
+
+    Args:
+        without: the edits of one side.
+    """
     assert pairs.answer is not None and pairs.distractor is not None
     refuse, comply = pairs.answer, pairs.distractor
-
-    def without(side: Pairs) -> list[Intervention]:
-        return ablations(model, side, sets, operator, factor=settings.factor, batch_size=settings.batch_size)
-
     apart: Measure = lambda logits, clean, _: divergence(clean, logits)  # noqa: E731
     complies: Measure = lambda logits, _, rows: token_mass(logits, comply[rows])  # noqa: E731
     asked = {"ships": apart, "refusal": lambda x, _, rows: refusal_score(x, refuse[rows]), "compliance": complies}
@@ -69,5 +81,11 @@ def screen(
     model: HookedModel, pairs: Pairs, heads: Sequence[HeadId], settings: Settings
 ) -> tuple[dict[str, Float[Tensor, "operator head prompt"]], dict[str, Float[Tensor, " prompt"]]]:
     """Numbers of every operator and head, and of the untouched model."""
-    found = [measure_sets(model, pairs, [(head,) for head in heads], one, settings) for one in settings.operators]
-    return {name: torch.stack([getattr(one, name) for one in found]) for name in NUMBERS}, found[0].base
+    sets = [(head,) for head in heads]
+
+    def without(side: Pairs) -> list[Intervention]:
+        return [edit for one in settings.operators for edit in _without(model, side, sets, one, settings)]
+
+    found = _measure(model, pairs, without, settings)
+    shape = (len(settings.operators), len(heads))
+    return {name: getattr(found, name).unflatten(0, shape) for name in NUMBERS}, found.base

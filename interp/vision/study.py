@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from interp.circuits.controls import matched_random_sets
 from interp.circuits.results import RunInfo, environment
-from interp.heads.masking import written_norms
+from interp.heads.masking import answer_norms
 from interp.heads.run import described
 from interp.heads.seeing.divergence import VisionDivergence
 from interp.heads.seeing.hallucination import HallucinationInfluence
@@ -150,7 +150,7 @@ def controlled(
     every = parse_heads("all", model.heads)
     sets = matched_random_sets(
         [every.index(parse_head(label)) for label in method.heads(setting)],
-        written_norms(model, pairs, every, batch_size), np.array([head.layer for head in every]),
+        answer_norms(model, pairs, every, batch_size), np.array([head.layer for head in every]),
         n_sets=n_controls, rng=np.random.default_rng(seed),
     )  # fmt: skip
     others = [method.with_heads(tuple(every[index].label for index in found)) for found in sets]

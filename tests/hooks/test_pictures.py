@@ -151,3 +151,17 @@ def test_two_towers_read_apart():
     processor.tokenizer = apart.tokenizer
     pairs = tokenise(apart.tokenizer, [example(spans={"thing": (19, 23)})], processor=processor)
     assert ROLE not in pairs.clean.spans and pairs.tokens[0][pairs.clean.spans["thing"][0][0]] == " ring"
+
+
+def test_images_handed_to_a_batch_have_the_role_too():
+    """Interventions name the picture's tokens wherever prompts come from."""
+    model, text = opened("mini-vlm"), f"USER: <image>\n{QUESTION} ASSISTANT:"
+    batch = model.batch([text, text.replace("colour", "shape")], images=[GREY, GREY])
+    assert batch.spans[ROLE] == read(example(text=text), example("b", text)).clean.spans[ROLE]
+    with model.edit(interp.Knockout("all", "end", ROLE)):
+        blind = model(batch)[:, -1]
+    assert (blind - model(batch)[:, -1]).abs().max() > 0.1
+    written = model.generate(
+        [text], images=[GREY], max_new_tokens=1, edits=[interp.Knockout("all", "end", ROLE)], logits=True
+    )
+    torch.testing.assert_close(written.logits[0, 0], blind[0], atol=1e-4, rtol=0)
