@@ -26,10 +26,10 @@ PROBES = 8
 
 
 def refused(model: HookedModel, reason: str) -> InterpError:
-    """E403: the logits of this model are no affine function of its stream that we know."""
+    """E403: what this model puts out is no sum of parts that we know."""
     return InterpError(
         "E403",
-        f"direct logit attribution is not defined on {model.name}: {reason}",
+        f"{model.name} cannot be taken apart into what its parts write: {reason}",
         where=str(model.adapter.describe()["architecture"]),
         fix="measure effects instead: interp.ablate",
     )

@@ -161,6 +161,7 @@ POINTS: dict[str, str] = {
     "attn.hook_result": "batch pos head d_model",
     "hook_attn_out": "batch pos d_model",
     "hook_resid_mid": "batch pos d_model",
+    "hook_mlp_in": "batch pos d_model",
     "hook_mlp_out": "batch pos d_model",
     "hook_resid_post": "batch pos d_model",
     "ln_final.hook_scale": "batch pos 1",
@@ -170,8 +171,8 @@ POINTS: dict[str, str] = {
 SQUARE = frozenset({"attn.hook_attn_scores", "attn.hook_pattern"})
 """Points with one cell for each query and key: what needs the attention map itself."""
 
-NAMED_ONLY = frozenset({"attn.hook_operator", "attn.hook_result"})
-"""Points that a glob leaves out unless it names them: the first shows z once more, the second is large."""
+NAMED_ONLY = frozenset({"attn.hook_operator", "attn.hook_result", "hook_mlp_in"})
+"""Points that a glob leaves out unless it names them: they show once more what stands elsewhere, or are large."""
 
 TOWER_POINTS = frozenset({"hook_embed", "hook_pos_embed", "ln_final.hook_scale"})
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from interp.hooks.adapters.base import Adapter, Fired, Hooks, MidStream, fire_at, replaced_heads
+from interp.hooks.adapters.inlets import Inlets, MlpEntry
 from interp.hooks.adapters.probe_inputs import probe_inputs
 from interp.hooks.adapters.projections import Projection
 from interp.hooks.adapters.proof import close, prove
@@ -59,6 +60,7 @@ class HuggingFaceAdapter(Adapter):
         self.configs = attention_configs(model)
         self.rotary: set[tuple[str, int]] = set()
         self.projections: dict[tuple[str, int], dict[str, Projection]] = {}
+        self.inlets: dict[tuple[str, int], Inlets] = {}
         for tower in self.towers.values():
             for block in tower.blocks.values():
                 config: Any = getattr(block.attn, "config", self.config)
@@ -213,6 +215,8 @@ class HuggingFaceAdapter(Adapter):
                 _on_input(stack, block.module, fire)
             elif kind == "hook_resid_post":
                 _on_output(stack, block.module, fire)
+            elif kind == "hook_mlp_in":
+                MlpEntry(stack, self.inlets[tower, layer], partial(_batched, fire, size=1 if tower else size))
             elif kind == "hook_mlp_out":
                 assert block.mlp_write is not None
                 _on_output(stack, block.mlp_write, fire, 1 if tower else size)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from interp.hooks.adapters.base import Fired, HookContext, Hooks
+from interp.hooks.adapters.inlets import Calls, Inlets, find_inlets
 from interp.hooks.adapters.projections import Projection, candidates
 from interp.hooks.adapters.registry import OPERATOR, SITES, AttentionSite, registered
 from interp.hooks.adapters.structure import Block, Tower, with_measured_heads
@@ -27,6 +28,7 @@ from interp.hooks.names import POINTS, TOWER_POINTS, PointId
 IN_CALL = ("attn.hook_rot_q", "attn.hook_rot_k", "attn.hook_v", "attn.hook_attn_scores", "attn.hook_pattern", OPERATOR)
 WRITES = ("hook_attn_out", "hook_mlp_out", "hook_resid_mid")
 DERIVED = "attn.hook_result"
+MLP_IN = "hook_mlp_in"
 
 BYPASS = "this architecture computes attention in its own code and never calls the attention function; z works, scores and pattern do not exist for us"
 NOT_RUN = "the probe could not run this tower (no input recipe for this architecture in hooks/adapters/probe_inputs.py)"
@@ -37,6 +39,7 @@ NO_ROTARY = "positions are not rotary here; hook_q and hook_k are what attention
 NO_PROJECTION = "no linear layer was found whose output holds queries and keys before rotary positions"
 REPEATED = "this layer runs several times in one forward; a hook on it would mix the passes"
 NO_EPSILON = "the final norm does not say what it adds to the variance"
+NO_INLET = "what the MLP reads, and the norm before it, were not recognised on this architecture"
 NO_MODULE = "no module of this architecture was recognised as this point"
 
 Points = dict[str, PointId]
@@ -51,6 +54,7 @@ class Provable(Protocol):
     configs: list[Any]
     available: Mapping[str, PointId]
     projections: dict[tuple[str, int], dict[str, Projection]]
+    inlets: dict[tuple[str, int], Inlets]
     rotary: set[tuple[str, int]]
     probe_inputs: Mapping[str, Tensor]
 
@@ -80,13 +84,19 @@ def prove(adapter: Provable) -> tuple[Points, Refusals]:
         if reason:
             refused[point.name] = reason
     adapter.available = {point.name: point for point in points if point.name not in refused}
-    seen, outputs = _observe(adapter, inputs)
+    seen, outputs, calls_inside = _observe(adapter, inputs)
     for tower in adapter.towers.values():
         for block in tower.blocks.values():
             for kind, reason in _disproved(adapter, tower, block, seen, outputs):
                 refused.setdefault(PointId(tower.name, kind, block.layer).name, reason)
-        if _is_parallel(adapter, tower, inputs, seen):
+        is_parallel = _is_parallel(adapter, tower, inputs, seen)
+        if is_parallel:
             refused.update({PointId(tower.name, "hook_resid_mid", layer).name: PARALLEL for layer in tower.blocks})
+        for block in tower.blocks.values():
+            inlets = _inlets(adapter, tower, block, seen, calls_inside, is_parallel=is_parallel)
+            adapter.inlets[tower.name, block.layer] = inlets
+            if inlets.mlp is None:
+                refused.setdefault(PointId(tower.name, MLP_IN, block.layer).name, NO_INLET)
     return {name: point for name, point in adapter.available.items() if name not in refused}, refused
 
 
@@ -147,14 +157,14 @@ def _missing(adapter: Provable, point: PointId, calls: Mapping[tuple[str, int], 
     return None
 
 
-def _observe(adapter: Provable, inputs: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
-    """One forward with everything recorded: hook points by name, and projection outputs by module identity."""
+def _observe(adapter: Provable, inputs: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[int, Tensor], Calls]:
+    """One forward with everything recorded: hook points by name, projection outputs by module identity, calls inside."""
     recorder = Recorder()
     outputs: dict[int, Tensor] = {}
     names = [
         name
         for name, point in adapter.available.items()
-        if point.kind not in (DERIVED, OPERATOR, "attn.hook_q", "attn.hook_k")
+        if point.kind not in (DERIVED, OPERATOR, MLP_IN, "attn.hook_q", "attn.hook_k")
     ]
     with ExitStack() as stack:
         for tower in adapter.towers.values():
@@ -164,9 +174,29 @@ def _observe(adapter: Provable, inputs: Mapping[str, Any]) -> tuple[dict[str, Te
                         lambda m, _, out: outputs.__setitem__(id(m), out if out.ndim == 3 else out[None])
                     )
                     stack.callback(handle.remove)
+        blocks = {
+            (tower.name, layer): block for tower in adapter.towers.values() for layer, block in tower.blocks.items()
+        }
+        calls = Calls(stack, blocks)
         stack.enter_context(adapter.attached({name: [recorder] for name in names}, None))
         adapter.forward(inputs)
-    return recorder.tensors(), outputs
+    return recorder.tensors(), outputs, calls
+
+
+def _inlets(
+    adapter: Provable, tower: Tower, block: Block, seen: Mapping[str, Tensor], calls: Calls, *, is_parallel: bool
+) -> Inlets:
+    """Where this layer reads the stream; nothing where the stream itself is not known."""
+    key = (tower.name, block.layer)
+    before, attn_out = (
+        seen.get(PointId(tower.name, kind, block.layer).name) for kind in ("hook_resid_pre", "hook_attn_out")
+    )
+    if before is None or attn_out is None:
+        return Inlets()
+    between = before if is_parallel else before + attn_out
+    if block.norms is not None:
+        between = block.norms[0](between)
+    return find_inlets(block, calls.of[key], adapter.projections.get(key, {}), before, between)
 
 
 def close(a: Tensor, b: Tensor) -> bool:
@@ -216,14 +246,14 @@ def _projection_points(
     """Keep the projections whose v is the v that attention got; their q then tells whether positions are rotary."""
     key = (tower.name, block.layer)
     proven = next((found for found in candidates(block) if _holds(found["v"], outputs, v)), None)
+    if proven is not None:
+        adapter.projections[key] = proven
     if proven is not None and q is not None and _holds(proven["q"], outputs, q):
         yield from (("attn.hook_rot_q", NO_ROTARY), ("attn.hook_rot_k", NO_ROTARY))
         return
     adapter.rotary.add(key)
     if proven is None:
         yield from (("attn.hook_q", NO_PROJECTION), ("attn.hook_k", NO_PROJECTION))
-    else:
-        adapter.projections[key] = proven
 
 
 def _holds(projection: Projection, outputs: Mapping[int, Tensor], value: Tensor) -> bool:

@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
@@ -82,6 +84,20 @@ def replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
             del module.forward
         else:
             module.forward = before
+
+
+@contextmanager
+def read_only_at(adapter: HuggingFaceAdapter, read_at: Int[Tensor, " batch"]) -> Iterator[None]:
+    """The output layer runs at one position of each prompt alone: logits are [batch 1 d_vocab] inside the block."""
+    head = output_layer(adapter)
+    forward = head.forward
+
+    def narrow(hidden: Tensor) -> Any:
+        rows = torch.arange(len(hidden), device=hidden.device)
+        return forward(hidden[rows, read_at.to(hidden.device)][:, None])
+
+    with replaced(head, narrow):
+        yield
 
 
 def tail(output: Any) -> Tail:

@@ -17,7 +17,7 @@ from interp.hooks.naive import batches
 from interp.hooks.names import HeadId, point_name
 from interp.hooks.pairs import Pairs
 from interp.hooks.reference import Reference, mean_reference, paired_reference
-from interp.sweeps.question import Question
+from interp.circuits.question import Question
 
 if TYPE_CHECKING:
     from interp.hooks.model import HookedModel

@@ -18,7 +18,7 @@ from interp.maps.look import Look
 from interp.maps.method import Method
 from interp.maps.removal import leave_one_out
 from interp.maps.settings import Settings
-from interp.sweeps.question import Question
+from interp.circuits.question import Question
 
 if TYPE_CHECKING:
     from interp.hooks.model import HookedModel

@@ -18,7 +18,7 @@ from interp.hooks.interventions import Intervention
 from interp.hooks.naive import read_output
 from interp.hooks.names import point_name
 from interp.hooks.rerun.sweep import sweep
-from interp.sweeps.question import Question
+from interp.circuits.question import Question
 
 if TYPE_CHECKING:
     from interp.hooks.model import HookedModel

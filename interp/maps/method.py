@@ -14,7 +14,7 @@ from interp.kernels.errors import InterpError, suggest
 if TYPE_CHECKING:
     from interp.hooks.model import HookedModel
     from interp.maps.look import Look
-    from interp.sweeps.question import Question
+    from interp.circuits.question import Question
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ from interp.maps.method import Method
 from interp.maps.result import TokenMaps
 from interp.maps.settings import Settings
 from interp.sinks.asking import ask_metric
-from interp.sweeps.question import Question
+from interp.circuits.question import Question
 from interp.tasks.base import Task
 
 if TYPE_CHECKING:

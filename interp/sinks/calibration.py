@@ -30,7 +30,7 @@ from interp.sinks.trials import other_heads
 from interp.swapping.found import split
 from interp.swapping.joint import picked
 from interp.swapping.proof import prove
-from interp.sweeps.question import Question
+from interp.circuits.question import Question
 from interp.tasks.base import Task
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from interp.sinks.settings import Settings
 from interp.sinks.survey import survey
 from interp.sinks.trials import Trials, sink_heads
 from interp.sinks.watch import check
-from interp.sweeps.question import Question
+from interp.circuits.question import Question
 from interp.tasks.base import Task
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from interp.sinks.edits import SINK, Edit, edits, other_keys, sighted, with_keys
 from interp.sinks.settings import Settings
 from interp.sinks.survey import Survey
 from interp.swapping.controls import matched_states
-from interp.sweeps.question import Question
+from interp.circuits.question import Question
 
 if TYPE_CHECKING:
     from interp.hooks.model import HookedModel

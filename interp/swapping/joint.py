@@ -17,7 +17,7 @@ from interp.hooks.metrics import METRICS, pick
 from interp.hooks.naive import batches, read_output
 from interp.swapping.classes import MaskClass
 from interp.swapping.search import State
-from interp.sweeps.question import Question
+from interp.circuits.question import Question
 
 if TYPE_CHECKING:
     from interp.hooks.model import HookedModel

@@ -26,7 +26,7 @@ from interp.swapping.closeness import Closeness, closeness
 from interp.swapping.found import split
 from interp.swapping.joint import Joint, hits, picked
 from interp.swapping.settings import RECENT_SHARE, Settings, default_classes
-from interp.sweeps.question import Question
+from interp.circuits.question import Question
 from interp.tasks.base import Task, TaskExamples
 
 if TYPE_CHECKING:

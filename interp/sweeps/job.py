@@ -19,7 +19,7 @@ from interp.hooks.metrics import metric
 from interp.hooks.reference import Reference
 from interp.hooks.rerun.engine import BUDGET
 from interp.kernels.errors import InterpError
-from interp.sweeps.question import Question
+from interp.circuits.question import Question
 from interp.sweeps.rerun import RerunWork
 from interp.sweeps.work import NaiveWork
 

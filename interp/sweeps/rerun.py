@@ -15,7 +15,7 @@ from interp.hooks.interventions import Intervention
 from interp.hooks.naive import batches
 from interp.hooks.rerun.engine import BUDGET, Rerun
 from interp.hooks.rerun.plan import ROUTES
-from interp.sweeps.question import Question
+from interp.circuits.question import Question
 from interp.sweeps.units import Unit
 from interp.sweeps.work import Values
 

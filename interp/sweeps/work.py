@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp.hooks.interventions import Intervention
 from interp.hooks.naive import batches, sweep
-from interp.sweeps.question import Question
+from interp.circuits.question import Question
 from interp.sweeps.units import Unit
 
 if TYPE_CHECKING:

@@ -32,6 +32,8 @@ TEMPLATES = (
     "Today, [A] and [B] found the [PLACE] closed, and [S] gave a [OBJECT] back to",
 )
 CORRUPTIONS = ("abc", "s2")
+HALVES = {"all": TEMPLATES, "first": TEMPLATES[: len(TEMPLATES) // 2], "rest": TEMPLATES[len(TEMPLATES) // 2 :]}
+"""So that what is found on some templates can be tried on others."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Ioi(TextTask):
             neither answer is favoured; `s2` replaces only the second subject, by the indirect object, so that the
             answer flips: in the corrupt prompt the distractor is right and a logit difference changes its sign.
         template: number of the one template to use; all of them where it is None.
+        templates: where no number is given, the `first` half of them, the `rest`, or `all`.
     """
 
     name: ClassVar[str] = "ioi"
@@ -55,10 +58,12 @@ class Ioi(TextTask):
 
     corruption: str = "abc"
     template: int | None = None
+    templates: str = "all"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self.name, "corruption", self.corruption, CORRUPTIONS)
+        check_choice(self.name, "templates", self.templates, HALVES)
         if self.template is not None and self.template not in range(len(TEMPLATES)):
             fix = f"templates are 0 to {len(TEMPLATES) - 1}"
             raise InterpError("E201", f"no template {self.template!r}", where="task ioi", fix=fix)
@@ -70,7 +75,8 @@ class Ioi(TextTask):
         )
         order = ("abba", "baba")[index % 2]
         scene = {"PLACE": rng.choice(PLACES), "OBJECT": rng.choice(OBJECTS)}
-        pattern = TEMPLATES[rng.randrange(len(TEMPLATES)) if self.template is None else self.template]
+        some = HALVES[self.templates] if self.template is None else TEMPLATES[self.template : self.template + 1]
+        pattern = some[rng.randrange(len(some))]
         others = rng.sample([name for name in words["names"] if name not in (receiver, subject)], 3)
         clean, spans = render(pattern, order, receiver, subject, subject, scene)
         io, s1, s2 = others if self.corruption == "abc" else (receiver, subject, receiver)

@@ -36,6 +36,7 @@ class ReinforcedHeads(ByHeads):
 
     name = "reinforce VHD heads"
     source = "arXiv 2412.13949, heads fixed beforehand"
+    point = "z"
     grid = tuple({"per_layer": k, "alpha": alpha} for k in (1, 2, 3) for alpha in (1.5, 2.0))
 
     def edit(self, model: HookedModel, asked: Questions, setting: Setting) -> Intervention:
@@ -59,6 +60,7 @@ class ModulatedHeads(ByHeads):
 
     name = "modulate VHD heads"
     source = "Fixing Imbalanced Attention, as its abstract says"
+    point = "attn_scores"
     grid = tuple({"per_layer": 2, "alpha": alpha} for alpha in (0.1, 0.3, 0.7))
 
     def edit(self, model: HookedModel, asked: Questions, setting: Setting) -> Intervention:
@@ -72,6 +74,7 @@ class DeactivatedHeads(ByHeads):
 
     name = "deactivate heads"
     source = "Modular Attribution, Yang et al. 2025"
+    point = "pattern"
     grid = tuple({"first": n, "threshold": threshold} for n in (1, 2, 4) for threshold in (0.4, 0.8))
 
     def edit(self, model: HookedModel, asked: Questions, setting: Setting) -> Intervention:
@@ -83,6 +86,7 @@ class Reinforcement(EditMethod):
 
     name = "VHR"
     source = "arXiv 2412.13949, Algorithm 1"
+    point = "z"
     grid = tuple({"alpha": alpha} for alpha in (1.25, 1.5, 2.0))
 
     def edit(self, model: HookedModel, asked: Questions, setting: Setting) -> Intervention:
@@ -94,6 +98,7 @@ class AllHeads(EditMethod):
 
     name = "reinforce all heads"
     source = "control"
+    point = "z"
     grid = tuple({"alpha": alpha} for alpha in (1.25, 1.5, 2.0))
 
     def edit(self, model: HookedModel, asked: Questions, setting: Setting) -> Intervention:
@@ -105,6 +110,7 @@ class Redistribution(EditMethod):
 
     name = "VAR"
     source = "arXiv 2503.03321"
+    point = "pattern"
     grid = ({"keep": 0.6}, {"keep": 0.2})
 
     def edit(self, model: HookedModel, asked: Questions, setting: Setting) -> Intervention | None:
@@ -116,6 +122,7 @@ class Modulation(EditMethod):
 
     name = "modulate all heads"
     source = "Fixing Imbalanced Attention, official code"
+    point = "attn_scores"
     grid = tuple({"alpha": alpha} for alpha in (0.1, 0.3, 0.7))
 
     def edit(self, model: HookedModel, asked: Questions, setting: Setting) -> Intervention:
@@ -127,6 +134,7 @@ class ImageBoost(EditMethod):
 
     name = "boost image tokens"
     source = "PAI, arXiv 2407.21771"
+    point = "attn_scores"
     grid = tuple({"alpha": alpha} for alpha in (0.1, 0.3, 0.5))
 
     def edit(self, model: HookedModel, asked: Questions, setting: Setting) -> Intervention:
@@ -138,6 +146,7 @@ class Gaze(EditMethod):
 
     name = "GIFT"
     source = "its README; a reading"
+    point = "attn_scores"
     grid = tuple({"alpha": alpha} for alpha in (1.0, 5.0))
 
     def edit(self, model: HookedModel, asked: Questions, setting: Setting) -> Intervention:
@@ -168,6 +177,7 @@ class OutlierContrast(Method):
 
     name = "DAMRO"
     source = "arXiv 2410.04514"
+    point = "attn_scores"
     grid = tuple({"alpha": a, "variant": variant} for variant in ("paper", "official-code") for a in (0.5, 2.0))
 
     def margins(self, model: HookedModel, asked: Questions, settings: Sequence[Setting], batch_size: int) -> Margins:

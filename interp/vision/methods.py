@@ -30,15 +30,21 @@ class Method(ABC):
         name: in the table.
         source: paper.
         grid: settings that are tried.
+        point: of the heads, where its edits act; '' for a method that edits none.
     """
 
     name: ClassVar[str]
     source: ClassVar[str]
     grid: ClassVar[tuple[Setting, ...]]
+    point: ClassVar[str] = ""
 
     @abstractmethod
     def margins(self, model: HookedModel, asked: Questions, settings: Sequence[Setting], batch_size: int) -> Margins:
         """`Questions.margin` of every prompt in every setting."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is asked of it."""
+        return {"name": self.name, "grid": [dict(setting) for setting in self.grid]}
 
     def heads(self, setting: Setting) -> tuple[str, ...]:
         """Heads that it acts on, where these are the same in every prompt and not all; they get matched controls."""
@@ -47,6 +53,10 @@ class Method(ABC):
     def with_heads(self, heads: tuple[str, ...]) -> Method:
         """The same method on these heads instead."""
         raise NotImplementedError
+
+
+Tried = tuple[Method, Setting]
+"""A method in the setting that it was given."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,10 @@ class ByHeads(EditMethod):
 
     ranking: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ranking is no part of it: it is measured."""
+        return {**super().to_dict(), "fixed": list(self.fixed)}
 
     def heads(self, setting: Setting) -> tuple[str, ...]:
         if self.fixed:

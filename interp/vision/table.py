@@ -12,9 +12,9 @@ from jaxtyping import Float
 
 from interp.circuits.results import Result, RunInfo
 from interp.circuits.runfolder import RunFolder, RunWriter
-from interp.circuits.tables import interval, listed, number
+from interp.circuits.tables import counted, interval, listed, number
 from interp.vision.questions import ABSENT, COMPANION, PRESENT, REGULAR, SETS
-from interp.vision.verdict import LEAST, MOST_LOST, Row, ends, reduction, reduction_interval
+from interp.vision.verdict import ALIKE, LEAST, MOST_LOST, Row, ends, reduction, reduction_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,16 +28,16 @@ class SeeingStudy(Result):
     """Interventions compared on one set of questions, with settings chosen on another.
 
     Attributes:
-        methods: name, source, chosen setting and heads of each.
+        methods: name, source, chosen setting, heads and note of each.
         margins: set of questions -> logit of the counted word less that of all others; the untouched model first.
-        controls: name of a method / set of questions -> the same for its control draws.
+        controls: name of a method / set of questions -> the same for different sets of other heads in its place.
         prompts: set of questions -> ids.
     """
 
     kind: ClassVar[str] = "vision-study"
     columns: ClassVar[tuple[str, ...]] = (
         "method", "setting", "false yes", "less by", "regular", "yes, present", "yes, companion", "beyond threshold",
-        "controls", "bar",
+        "controls", "bar", "note",
     )  # fmt: skip
 
     run: RunInfo
@@ -73,6 +73,7 @@ class SeeingStudy(Result):
             beyond=float(beyond.mean()), beyond_ends=ends(beyond),
             controls=tuple(reduction(was[ABSENT], one > 0) for one in drawn[ABSENT]),
             controls_regular=tuple(float(((one > 0) - was[REGULAR].astype(float)).mean()) for one in drawn[REGULAR]),
+            note=about["note"],
         )  # fmt: skip
 
     def _harder(self, false_yes: int) -> np.ndarray:
@@ -86,16 +87,17 @@ class SeeingStudy(Result):
         """One sentence."""
         rate = number(self.baseline[ABSENT])
         met = [row for row in self.rows if row.meets and row.source != "control"]
+        alike = [row.method for row in self.rows if row.separates is False]
+        doubt = f"; {ALIKE}: {listed(alike)}" if alike else ""
         if not met:
-            return (
-                f"No method lowers false yes ({rate}) by {LEAST:.0%} with regular accuracy kept within {MOST_LOST:.0%}."
-            )
+            share = f"{LEAST:.0%}, and by more than other heads do," if alike else f"{LEAST:.0%}"
+            return f"No method lowers false yes ({rate}) by {share} with regular accuracy kept within {MOST_LOST:.0%}{doubt}."
         beyond = [row.method for row in met if row.beyond_ends[0] > 0]
         said = listed([_said(row) for row in sorted(met, key=lambda row: -row.reduction)])
         than = (
             f"; beyond a threshold on yes: {listed(beyond)}" if beyond else "; none does more than a threshold on yes"
         )
-        return f"False yes ({rate}) is lowered by {said}, regular accuracy kept within {MOST_LOST:.0%}{than}."
+        return f"False yes ({rate}) is lowered by {said}, regular accuracy kept within {MOST_LOST:.0%}{than}{doubt}."
 
     def remarks(self) -> list[str]:
         about = self.run.method
@@ -104,20 +106,19 @@ class SeeingStudy(Result):
         return [
             f"questions: {sizes}; said by the untouched model: {clean}",
             f"settings chosen on seed {about['tuning_seed']}, figures of seed {self.run.seeds['task']}",
+            *self.run.warnings,
         ]
 
     def table(self) -> list[list[str]]:
         return [self._line(row) for row in self.rows]
 
     def _line(self, row: Row) -> list[str]:
-        drawn = (
-            "none" if not row.controls else f"{number(float(np.mean(row.controls)))} (most {number(max(row.controls))})"
-        )
+        drawn = _drawn(row.controls) if row.controls else "none"
         return [
             row.method, row.setting, number(row.false_yes), f"{number(row.reduction)} {interval(*row.reduction_ends)}",
             f"{number(row.regular, signed=True)} {interval(*row.regular_ends)}", number(row.present, signed=True),
             f"{number(row.companion, signed=True)} {interval(*row.companion_ends)}",
-            f"{number(row.beyond, signed=True)} {interval(*row.beyond_ends)}", drawn, "met" if row.meets else "not met",
+            f"{number(row.beyond, signed=True)} {interval(*row.beyond_ends)}", drawn, row.verdict, row.note,
         ]  # fmt: skip
 
     def to_frame(self) -> pd.DataFrame:
@@ -168,6 +169,12 @@ class SeeingStudy(Result):
             for kind in (ABSENT, REGULAR)
         }
         return {"methods": methods, "margins": margins, "controls": controls, "prompts": prompts}
+
+
+def _drawn(controls: tuple[float, ...]) -> str:
+    """What sets of other heads take away."""
+    most = f"most {number(max(controls))}, " if len(controls) > 1 else ""
+    return f"{number(float(np.mean(controls)))} ({most}{counted(len(controls), 'set')})"
 
 
 def _said(row: Row) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ from interp.circuits.evidence import bootstrap_interval
 
 LEAST, MOST_LOST = 0.3, 0.02
 """The bar: false yes lowered by this share, and at most so much regular accuracy lost."""
+
+ALIKE = "not distinguishable from other heads"
 
 N_BOOT, LEVEL = 2000, 0.05
 Span = tuple[float, float]
@@ -28,7 +31,8 @@ class Row:
         beyond: yes to companions that are there, less what the untouched model says with yes made harder until it has
             as many false yeses (of such thresholds the lowest). Above 0: the method tells them apart better; not above 0: it
             moves the threshold.
-        controls: reduction of each control draw; its change of regular accuracy in `controls_regular`.
+        controls: reduction of each control set; its change of regular accuracy in `controls_regular`.
+        note: '' or what a reader must know about these figures.
     """
 
     method: str
@@ -47,16 +51,22 @@ class Row:
     beyond_ends: Span
     controls: tuple[float, ...]
     controls_regular: tuple[float, ...]
+    note: str
 
     @property
     def meets(self) -> bool:
-        """Whether it meets the bar, by its means."""
-        return self.reduction >= LEAST and self.regular >= -MOST_LOST
+        """Whether it meets the bar, by its means, and no control set does as well."""
+        return self.reduction >= LEAST and self.regular >= -MOST_LOST and self.separates is not False
 
     @property
     def separates(self) -> bool | None:
-        """Whether no control draw lowers false yes as much; None without controls."""
-        return self.reduction > max(self.controls) if self.controls else None
+        """Whether no control set lowers false yes as much; None without controls, or without any false yes."""
+        return None if not self.controls or math.isnan(self.reduction) else self.reduction > max(self.controls)
+
+    @property
+    def verdict(self) -> str:
+        """The bar in words."""
+        return "met" if self.meets else ALIKE if self.separates is False else "not met"
 
 
 def reduction(before: np.ndarray, after: np.ndarray) -> float:

@@ -136,7 +136,10 @@ def gpt2_by_hand(model: Any, ids: Tensor, real: Tensor | None = None, edit: Edit
         result = notes.at(f"{block}.attn.hook_result", torch.einsum("bphd,hdm->bphm", z, w_out))
         out = notes.at(f"{block}.hook_attn_out", result.sum(2) + w[f"transformer.{h}.attn.c_proj.bias"])
         x = notes.at(f"{block}.hook_resid_mid", x + out)
-        inner = norm(x, f"{h}.ln_2") @ w[f"transformer.{h}.mlp.c_fc.weight"] + w[f"transformer.{h}.mlp.c_fc.bias"]
+        entering = notes.at(f"{block}.hook_mlp_in", x)
+        inner = (
+            norm(entering, f"{h}.ln_2") @ w[f"transformer.{h}.mlp.c_fc.weight"] + w[f"transformer.{h}.mlp.c_fc.bias"]
+        )
         inner = 0.5 * inner * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (inner + 0.044715 * inner**3)))
         out = inner @ w[f"transformer.{h}.mlp.c_proj.weight"] + w[f"transformer.{h}.mlp.c_proj.bias"]
         x = notes.at(f"{block}.hook_resid_post", x + notes.at(f"{block}.hook_mlp_out", out))
@@ -185,7 +188,7 @@ def llama_by_hand(
         w_out = w[f"{h}.self_attn.o_proj.weight"].T.unflatten(0, (n_heads, d_head))
         result = notes.at(f"{block}.attn.hook_result", torch.einsum("bphd,hdm->bphm", z, w_out))
         x = notes.at(f"{block}.hook_resid_mid", x + notes.at(f"{block}.hook_attn_out", result.sum(2)))
-        normed = norm(x, f"{h}.post_attention_layernorm")
+        normed = norm(notes.at(f"{block}.hook_mlp_in", x), f"{h}.post_attention_layernorm")
         gate = nn.functional.silu(normed @ w[f"{h}.mlp.gate_proj.weight"].T)
         out = (gate * (normed @ w[f"{h}.mlp.up_proj.weight"].T)) @ w[f"{h}.mlp.down_proj.weight"].T
         x = notes.at(f"{block}.hook_resid_post", x + notes.at(f"{block}.hook_mlp_out", out))

@@ -24,7 +24,7 @@ FAMILIES = pytest.mark.parametrize("family", ["gpt2", "llama"])
 @FAMILIES
 def test_every_point_is_what_the_forward_by_hand_gives(family: str, hooked: Any, naive: Any) -> None:
     model = hooked(family, dtype=torch.float64)
-    logits, cache = model.run_with_cache(IDS, ["*", "*hook_result", "*hook_operator"])
+    logits, cache = model.run_with_cache(IDS, ["*", "*hook_result", "*hook_operator", "*hook_mlp_in"])
     wanted_logits, wanted = naive(model.adapter.model)(IDS)
     torch.testing.assert_close(logits, wanted_logits, atol=TOLERANCE[family], rtol=0)
     assert set(cache) == set(model.adapter.available) == set(wanted)
@@ -40,7 +40,7 @@ def test_every_point_is_what_the_forward_by_hand_gives(family: str, hooked: Any,
 @FAMILIES
 def test_axes_are_those_of_the_table(family: str, hooked: Any) -> None:
     model = hooked(family, dtype=torch.float64)
-    _, cache = model.run_with_cache(IDS, ["*", "*hook_result", "*hook_operator"])
+    _, cache = model.run_with_cache(IDS, ["*", "*hook_result", "*hook_operator", "*hook_mlp_in"])
     sizes = {"batch": 3, "pos": 7, "query_pos": 7, "key_pos": 7, "d_model": 64, "d_head": 16, "1": 1}
     sizes |= {"head": model.heads[""][0], "kv_head": model.kv_heads[""][0]}
     for name, value in cache.items():

@@ -78,7 +78,7 @@ def test_vocabulary_entries_of_several_answers() -> None:
 
     from interp.hooks.batch import pad
     from interp.hooks.metrics import metric
-    from interp.sweeps.question import Question
+    from interp.circuits.question import Question
 
     answer, distractor = torch.tensor([[7, 9], [3, -1], [50, 51]]), torch.tensor([[2, 9], [7, 1], [60, 61]])
     batch = pad([[1, 2], [1, 2], [1, 2]], 0)

@@ -23,7 +23,7 @@ from interp.maps.look import Look
 from interp.maps.removal import WAYS, leave_one_out, removal
 from interp.maps.suppression.occlusion import LeaveOneOut
 from interp.sinks.settings import TOLERANCE
-from interp.sweeps.question import Question
+from interp.circuits.question import Question
 
 
 @cache

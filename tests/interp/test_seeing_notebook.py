@@ -28,4 +28,6 @@ def test_heads_that_read_the_picture_lower_false_yes_and_their_neighbours_do_not
     published = rows["reinforce VHD heads"]
     assert max(published.controls) > published.reduction / 2
     assert rows["VAR"].reduction == 0 and rows["VHR"].reduction < 0
+    assert rows["VAR"].note and not rows["VHR"].note, "no visual sinks to act on"
+    assert len(heads.controls) == 1, "half of a layer leaves one other half"
     assert "beyond a threshold" in capsys.readouterr().out

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import product
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from interp.circuits.results import RunInfo
 from interp.hooks.interventions import Scale
 from interp.hooks.model import HookedModel
 from interp.hooks.pairs import Pairs, tokenise
+from interp.hooks.reference import Reference
 from interp.kernels.errors import InterpError
 from interp.report.seeing_figures import layer_profile
 from interp.vision.contenders import (
@@ -21,6 +24,7 @@ from interp.vision.contenders import (
     VHD,
     WRONG,
     AllHeads,
+    ImageBoost,
     LowerYes,
     Rankings,
     Redistribution,
@@ -28,10 +32,11 @@ from interp.vision.contenders import (
     contenders,
 )
 from interp.vision.flow import knockout_windows, with_groups
-from interp.vision.methods import Method
+from interp.vision.methods import EditMethod, Method
 from interp.vision.pruning import RANKINGS, pruning_curve
 from interp.vision.questions import ABSENT, COMPANION, PRESENT, REGULAR, SETS, questions
-from interp.vision.study import choose, compare, untouched
+from interp.vision.redistribution import ShareSinks
+from interp.vision.study import choose, compare, is_idle, untouched
 from interp.vision.table import SeeingStudy
 from interp.vision.verdict import reduction, reduction_interval
 from interp.zoo.vision.scenes import PAIRS
@@ -61,7 +66,7 @@ def study(
     margins = {ABSENT: absent, COMPANION: companion, REGULAR: regular, PRESENT: companion}
     drawn = {f"m/{kind}": np.array(rows) for kind, rows in (controls or {}).items()}
     run = RunInfo({"name": "x"}, {"name": "vision study"}, {"tuning_seed": 1}, seeds={"task": 0})
-    methods_ = ({"method": "m", "source": "s", "setting": "a 1", "heads": ["L0H0"]},)
+    methods_ = ({"method": "m", "source": "s", "setting": "a 1", "heads": ["L0H0"], "note": ""},)
     prompts = {name: tuple(f"{name}-{i}" for i in range(len(rows[0]))) for name, rows in margins.items()}
     return SeeingStudy(run, methods_, {name: np.array(rows) for name, rows in margins.items()}, drawn, prompts)
 
@@ -92,6 +97,29 @@ def test_controls_are_counted_on_the_same_prompts():
     ).rows[0]  # fmt: skip
     assert found.reduction == 0.75 and found.controls == (0.25, 0.5) and found.controls_regular == (0.0, -0.5)
     assert found.separates is True
+
+
+def test_what_other_heads_do_as_well_does_not_meet_the_bar():
+    absent, right = [[1.0] * 4, [1.0, -1.0, -1.0, -1.0]], [[1.0], [1.0]]  # false yes falls by 75 %, at no cost
+
+    def against(*draws: Sequence[float]) -> SeeingStudy:
+        return study(absent, right, right, {ABSENT: draws, REGULAR: [[1.0]] * len(draws)})
+
+    less, as_much = [1.0, 1.0, -1.0, -1.0], [-1.0, 1.0, -1.0, -1.0]
+    clear, alike = against(less), against(less, as_much)
+    bar, drawn = (SeeingStudy.columns.index(name) for name in ("bar", "controls"))
+    assert clear.rows[0].meets and clear.table()[0][bar] == "met" and clear.table()[0][drawn] == "0.5 (1 set)"
+    assert "is lowered by m 75% (other heads: up to 50%)" in clear.headline()
+    assert "not distinguishable" not in clear.headline()
+    assert alike.rows[0].separates is False and not alike.rows[0].meets
+    assert alike.table()[0][bar] == "not distinguishable from other heads"
+    assert alike.table()[0][drawn] == "0.625 (most 0.75, 2 sets)"
+    assert alike.headline() == (
+        "No method lowers false yes (1) by 30%, and by more than other heads do, with regular accuracy kept within 2%; "
+        "not distinguishable from other heads: m."
+    )
+    unasked = study([[-1.0] * 4] * 2, right, right, {ABSENT: [[-1.0] * 4], REGULAR: [[1.0]]}).rows[0]
+    assert unasked.separates is None and unasked.verdict == "not met"  # there was no false yes to take away
 
 
 def test_reduction_and_its_interval():
@@ -171,6 +199,104 @@ def test_settings_that_cost_accuracy_are_not_chosen():
     drawn = questions(opened(), 2, seed=0)
     base = {ABSENT: np.ones(4), REGULAR: np.ones(4)}
     assert choose(opened(), Fixed(), drawn, base, 4) == {"false": 1, "right": 4}
+
+
+class Watched(ReinforcedHeads):
+    """Keeps a list of what it ran on."""
+
+    name = "watched"
+    grid = ({"per_layer": 4, "alpha": 1.5},)
+    ran: ClassVar[list[tuple[str, tuple[str, ...]]]] = []
+
+    def margins(self, model, asked, settings, batch_size):
+        self.ran.append((asked.name, self.fixed))
+        return super().margins(model, asked, settings, batch_size)
+
+
+class FewHeads(Watched):
+    """One head of each of two layers: seven sets a layer to compare with."""
+
+    name = "few"
+    grid = ({"first": 2, "alpha": 1.5},)
+    ran: ClassVar[list[tuple[str, tuple[str, ...]]]] = []
+
+
+def test_every_different_set_of_other_heads_runs_once():
+    Watched.ran.clear()
+    FewHeads.ran.clear()
+    found = compare(
+        opened(), n=4, tuning_n=4, make=lambda _: [Watched(everything()), FewHeads(("L0H0", "L1H0"))], n_controls=5
+    )
+    half, few = found.rows
+    others = tuple(label for label in everything() if label not in half.heads)
+    assert [(kind, set(heads)) for kind, heads in Watched.ran if heads] == [
+        (ABSENT, set(others)),
+        (REGULAR, set(others)),
+    ]
+    drawn = [(kind, heads) for kind, heads in FewHeads.ran if heads]
+    assert len(drawn) == len(set(drawn)) == 2 * len(few.controls) and len(few.controls) > 1
+    assert len(half.controls) == 1 and "watched: 5 draws of other heads gave 1 different set." in found.run.warnings
+    assert any(line.startswith("few:") for line in found.run.warnings) == (len(few.controls) < 5)
+    assert set(found.run.warnings) <= set(found.remarks())
+
+
+def everything() -> tuple[str, ...]:
+    return tuple(f"L{layer}H{head}" for layer in range(4) for head in range(8))
+
+
+def test_a_method_that_changes_nothing_is_named():
+    found = compare(opened(), n=4, tuning_n=4, make=lambda _: [Redistribution(), LowerYes(), AllHeads()], n_controls=0)
+    assert [row.note for row in found.rows] == ["changes no number of this model", "", ""]
+    assert found.run.warnings == ("VAR changes no number of this model.",)
+    assert "VAR changes no number of this model." in found.remarks()
+    assert found.table()[0][SeeingStudy.columns.index("note")] == "changes no number of this model"
+
+
+def test_a_change_within_rounding_is_none():
+    base = np.array([-8.0, 2.0])
+    near, far = base * (1 + 1e-6), base + np.array([0.0, 1e-3])
+    margins = {ABSENT: np.stack([base, near, near, base]), REGULAR: np.stack([base, near, far, base])}
+    assert [is_idle(margins, row, torch.float32) for row in (1, 2, 3)] == [True, False, True]
+
+
+def test_edits_of_every_kind_are_proven_to_land():
+    found = compare(
+        opened(), n=4, tuning_n=4, make=lambda _: [AllHeads(), ImageBoost(), Redistribution(), LowerYes()], n_controls=0
+    )
+    proof = found.run.canary
+    assert proof["point"] == "z, attn_scores, pattern"
+    assert {(row["point"], row["layer"]) for row in proof["rows"]} == set(
+        product(("z", "attn_scores", "pattern"), ("L0", "L2", "L3"))
+    )
+    assert all(row["identity"] < 1e-3 < row["large"] for row in proof["rows"])
+
+
+def test_methods_edit_at_the_point_they_name():
+    drawn, heads = questions(opened(), 3, seed=9)[ABSENT], ("L0H3", "L1H0", "L2H0", "L3H4")
+    found = {}
+    for method in contenders({VHD: heads, BLANK: heads, WRONG: heads}):
+        made = method.edit(opened(), drawn, method.grid[0]) if isinstance(method, EditMethod) else None
+        if made is not None:
+            found[method.name] = {name.rpartition("hook_")[2] for name, _ in made.hooks(opened(), drawn.pairs.clean)}
+            assert found[method.name] == {method.point}, method.name
+    assert len(found) == 9  # nothing to edit for VAR in this model; three are no edits of their own
+    assert set.union(*found.values()) == {"z", "attn_scores", "pattern"}
+    assert ShareSinks("all", Reference({"L1": torch.ones(3, 9)}, "sinks", paired=True)).hooks(opened(), drawn.pairs.clean)[0][0].endswith(Redistribution.point)  # fmt: skip
+
+
+def test_other_methods_are_another_question():
+    def asked_of(*methods: Method) -> SeeingStudy:
+        return compare(opened(), n=2, tuning_n=2, make=lambda _: methods, n_controls=0)
+
+    class Gently(LowerYes):
+        grid = ({"by": 0.1},)
+
+    one, same = asked_of(LowerYes()), asked_of(LowerYes())
+    assert one.run.method["methods"] == [{"name": "lower the logit of yes", "grid": [dict(by) for by in LowerYes.grid]}]
+    assert one.run_id == same.run_id
+    fixed = [ReinforcedHeads((), heads).to_dict() for heads in (("L0H0",), ("L0H1",))]
+    assert fixed[0] != fixed[1] and fixed[0]["fixed"] == ["L0H0"]
+    assert len({one.run_id, asked_of(AllHeads()).run_id, asked_of(Gently()).run_id}) == 3
 
 
 def two(rankings: Rankings) -> list[Method]:

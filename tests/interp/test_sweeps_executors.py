@@ -218,7 +218,7 @@ def small_job() -> bytes:
     from interp.hooks.interventions import Ablate
     from interp.hooks.metrics import metric
     from interp.sweeps.job import Job
-    from interp.sweeps.question import Question
+    from interp.circuits.question import Question
 
     question = Question(pad([[1, 2]], 0), torch.tensor([1]), metric("kl"))
     return Job(question, (Ablate(heads="L0H0"),), 1, torch.zeros(1).double()).to_bytes()

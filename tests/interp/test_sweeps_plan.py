@@ -22,7 +22,7 @@ from interp.sweeps.job import Job
 from interp.sweeps.merge import merge
 from interp.sweeps.parts import Part
 from interp.sweeps.plan import Plan, check_same, differences
-from interp.sweeps.question import Question
+from interp.circuits.question import Question
 from interp.sweeps.units import cut, deal
 
 CONFIG = {"model": {"sha256": "ab", "dtype": "float32"}, "task": {"name": "t", "options": {"k": [1, 2]}}, "seed": 0}

@@ -80,7 +80,7 @@ def test_same_seed_same_questions_other_seed_other_questions(made, tokenizer):
 
 def test_the_record_of_a_task_is_json_ready():
     assert Ioi(n=5, seed=3).to_dict() == {
-        "name": "ioi", "n": 5, "seed": 3, "metric": "logit_diff", "options": {"corruption": "abc", "split": "all", "template": None}
+        "name": "ioi", "n": 5, "seed": 3, "metric": "logit_diff", "options": {"corruption": "abc", "split": "all", "template": None, "templates": "all"}
     }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from interp.hooks.metrics import metric as metric_of
 from interp.hooks.naive import batches
 from interp.hooks.names import HeadId
 from interp.hooks.pairs import Pairs
-from interp.sweeps.question import Question
+from interp.circuits.question import Question
 from interp.sweeps.rerun import narrowed
 
 if TYPE_CHECKING:

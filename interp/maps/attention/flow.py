@@ -17,7 +17,7 @@ from interp.maps.method import Method
 
 if TYPE_CHECKING:
     from interp.hooks.model import HookedModel
-    from interp.sweeps.question import Question
+    from interp.circuits.question import Question
 
 LONGEST = 32
 """Tokens, above which one flow for each token takes too long."""

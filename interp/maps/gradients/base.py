@@ -10,7 +10,7 @@ from interp.maps.method import Method
 
 if TYPE_CHECKING:
     from interp.hooks.model import HookedModel
-    from interp.sweeps.question import Question
+    from interp.circuits.question import Question
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from interp.maps.look import Look
 
 if TYPE_CHECKING:
     from interp.hooks.model import HookedModel
-    from interp.sweeps.question import Question
+    from interp.circuits.question import Question
 
 PRODUCT = "batch pos d_model, batch pos d_model -> batch pos"
 

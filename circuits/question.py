@@ -1,4 +1,4 @@
-"""`Question`: prompts and a metric on them; what every unit of a sweep asks of a model."""
+"""`Question`: prompts and a metric on them; what a model is asked."""
 
 from __future__ import annotations
 
@@ -40,6 +40,11 @@ class Question:
         """The clean prompts of pairs."""
         read_at = pairs.read_at if metric.kind == "logits" else torch.full_like(pairs.read_at, -1)
         return cls(pairs.clean, read_at, metric, pairs.answer, pairs.distractor)
+
+    def rows(self, start: int, stop: int) -> Question:
+        """The question for prompts start to stop."""
+        answer, distractor = (None if ids is None else ids[start:stop] for ids in (self.answer, self.distractor))
+        return Question(self.batch.rows(start, stop), self.read_at[start:stop], self.metric, answer, distractor)
 
     def measure(
         self,
