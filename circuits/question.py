@@ -46,6 +46,11 @@ class Question:
         answer, distractor = (None if ids is None else ids[start:stop] for ids in (self.answer, self.distractor))
         return Question(self.batch.rows(start, stop), self.read_at[start:stop], self.metric, answer, distractor)
 
+    def to(self, device: torch.device | str) -> Question:
+        """The question on another device."""
+        answer, distractor = (None if ids is None else ids.to(device) for ids in (self.answer, self.distractor))
+        return Question(self.batch.to(device), self.read_at.to(device), self.metric, answer, distractor)
+
     def measure(
         self,
         output: Float[Tensor, "batch d_out"],

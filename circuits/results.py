@@ -160,6 +160,10 @@ class Result:
         """Every picture of the result by its caption, the main one first."""
         return {first_line(type(self).plot): self.plot()}
 
+    def drawings(self) -> dict[str, Any]:
+        """Pictures of a circuit (`interp.report.circuit.nodes.Drawing`) by caption; most results have none."""
+        return {}
+
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write a run folder; `overwrite` replaces a run that is there.
 

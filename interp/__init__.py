@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from interp.attribution.run import dla
     from interp.circuits.groups import grow_group
     from interp.circuits.transfer import attention_transfer
+    from interp.discovery.result import Circuit
+    from interp.discovery.run import circuit
     from interp.heads.patterns.classes import pattern_classes
     from interp.heads.result import HeadScores
     from interp.heads.run import score
@@ -60,6 +62,7 @@ _HOMES = {
     "AttributionResult": "interp.attribution.result",
     "Blend": "interp.hooks.interventions",
     "Calibrate": "interp.hooks.interventions",
+    "Circuit": "interp.discovery.result",
     "Generation": "interp.hooks.generation.result",
     "HeadId": "interp.hooks.names",
     "HeadScores": "interp.heads.result",
@@ -83,6 +86,7 @@ _HOMES = {
     "ablate": "interp.ablation.run",
     "attention_by_distance": "interp.pictures.distance",
     "attention_transfer": "interp.circuits.transfer",
+    "circuit": "interp.discovery.run",
     "depth_profile": "interp.pictures.depth",
     "dla": "interp.attribution.run",
     "grow_group": "interp.circuits.groups",
@@ -113,6 +117,7 @@ __all__ = [
     "AttributionResult",
     "Blend",
     "Calibrate",
+    "Circuit",
     "Generation",
     "HeadId",
     "HeadScores",
@@ -137,6 +142,7 @@ __all__ = [
     "ablate",
     "attention_by_distance",
     "attention_transfer",
+    "circuit",
     "circuits",
     "depth_profile",
     "dla",

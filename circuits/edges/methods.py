@@ -46,6 +46,7 @@ class Method:
         source: where it is from.
         run: scores of some prompts.
         settings: names in `Settings` that it reads.
+        by_prompt: whether each prompt has scores of its own; False: all prompts are scored together, in one row.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Method:
     source: str
     run: Callable[[Contrast, Settings], Attribution]
     settings: tuple[str, ...] = ()
+    by_prompt: bool = True
 
 
 def _inputs(contrast: Contrast, settings: Settings) -> Attribution:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -46,3 +47,9 @@ class Posed:
         corrupt = None if self.corrupt is None else self.corrupt.rows(start, stop)
         place_of = None if self.place_of is None else self.place_of[start:stop]
         return Posed(self.question.rows(start, stop), corrupt, place_of)
+
+    def to(self, device: torch.device | str) -> Posed:
+        """The same on another device."""
+        corrupt = None if self.corrupt is None else self.corrupt.to(device)
+        place_of = None if self.place_of is None else self.place_of.to(device)
+        return Posed(self.question.to(device), corrupt, place_of)

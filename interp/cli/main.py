@@ -9,6 +9,7 @@ import typer
 import interp
 from interp.cli.ablate import ablate
 from interp.cli.bench import bench
+from interp.cli.circuit import circuit
 from interp.cli.diff import diff
 from interp.cli.dla import dla
 from interp.cli.env import env
@@ -53,6 +54,7 @@ for _function in (
     head,
     sinks,
     safety,
+    circuit,
     map,
     swap,
     plan,

@@ -22,6 +22,7 @@ class Kind(NamedTuple):
 KINDS = {
     "ablation": Kind("Head ablation", "interp.ablation.result", "AblationResult"),
     "attribution": Kind("Direct attribution", "interp.attribution.result", "AttributionResult"),
+    "circuit": Kind("Circuit", "interp.discovery.result", "Circuit"),
     "group": Kind("Group search", "interp.circuits.group_result", "GroupResult"),
     "passport": Kind("Head passport", "interp.passport.result", "Passport"),
     "patch": Kind("Patching", "interp.patching.result", "PatchResult"),

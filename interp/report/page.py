@@ -25,6 +25,7 @@ from interp.circuits.results import Result
 from interp.circuits.tables import counted, number
 from interp.kernels.errors import InterpError
 from interp.report.cells import Cell, cells
+from interp.report.circuit.picture import circuit_fragment, circuit_script
 from interp.report.data import figure_data, patterns_note, section_data, shown_prompts
 from interp.report.kinds import open_result, title_of
 from interp.report.palette import DARK
@@ -47,6 +48,7 @@ class Section:
         title: of the kind.
         about: names of task and model, where it has them.
         facts: what was asked, name -> value as text.
+        drawings: pictures that are text themselves, by caption.
         captions: of the figures, in order.
         rows: the table.
         details: provenance: group -> name -> value as text.
@@ -57,6 +59,7 @@ class Section:
     title: str
     about: tuple[str, ...]
     facts: Mapping[str, str]
+    drawings: Mapping[str, Markup]
     captions: tuple[str, ...]
     rows: Sequence[Sequence[Cell]]
     details: dict[str, dict[str, str]]
@@ -115,6 +118,8 @@ def render(results: Sequence[Result]) -> str:
     n = len(results)
     sections = [ablation(one, n) if isinstance(one, AblationResult) else section(one) for one in results]
     scripts = [get_plotlyjs(), (FOLDER / "report.js").read_text(encoding="utf-8")]
+    if any(isinstance(part, Section) and part.drawings for part in sections):
+        scripts.append(circuit_script())
     name = " on ".join(about(results[0])) if n == 1 else f"{n} runs"
     template = environment().get_template("page.html")
     return template.render(
@@ -142,6 +147,7 @@ def section(result: Result) -> Section:
         title=title_of(result),
         about=about(result),
         facts=asked(result),
+        drawings={caption: circuit_fragment(one) for caption, one in result.drawings().items()},
         captions=tuple(figures),
         rows=rows,
         details=provenance(result),

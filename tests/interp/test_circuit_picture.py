@@ -12,10 +12,10 @@ import pytest
 
 from interp.circuits.graph.graph import Edges, Graph, LayerShape, Scores
 from interp.kernels.errors import InterpError
-from interp.report.circuit_layout import Layout, laid_out
-from interp.report.circuit_nodes import MOST_NODES, Drawing, drawing
-from interp.report.circuit_order import Bond, Column, across, crossings, spread
-from interp.report.circuit_picture import COLOURS, circuit_fragment, circuit_script, circuit_svg
+from interp.report.circuit.layout import Layout, laid_out
+from interp.report.circuit.nodes import MOST_NODES, Drawing, drawing
+from interp.report.circuit.order import Bond, Column, across, crossings, spread
+from interp.report.circuit.picture import COLOURS, circuit_fragment, circuit_script, circuit_svg
 from interp.report.page import policy
 from tests.cases.browser import Tab
 
@@ -232,16 +232,44 @@ def test_crossings_are_counted_and_taken_out():
     np.testing.assert_allclose(x[:3], x[[5, 4, 3]])
 
 
+def linear(colour: str) -> np.ndarray:
+    """A colour of sRGB as amounts of light."""
+    parts = np.array([int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)])
+    return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+
+
 def contrast(one: str, other: str) -> float:
     """Of two colours, as WCAG 2 defines it."""
-
-    def light(colour: str) -> float:
-        parts = np.array([int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)])
-        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
-        return float(linear @ [0.2126, 0.7152, 0.0722])
-
-    low, high = sorted((light(one), light(other)))
+    low, high = sorted(float(linear(colour) @ [0.2126, 0.7152, 0.0722]) for colour in (one, other))
     return (high + 0.05) / (low + 0.05)
+
+
+SIGHT = {
+    "all": np.eye(3),
+    "no red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "no green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "no blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+"""What is left of colours where one kind of cones is missing: Machado, Oliveira and Fernandes, 2009, severity 1."""
+
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def lab(light: np.ndarray) -> np.ndarray:
+    """CIE L*a*b* of amounts of light, white D65."""
+    x, y, z = XYZ @ np.clip(light, 0, 1) / XYZ.sum(1)
+    cube = [np.cbrt(value) if value > 0.008856 else 7.787 * value + 16 / 116 for value in (x, y, z)]
+    return np.array([116 * cube[1] - 16, 500 * (cube[0] - cube[1]), 200 * (cube[1] - cube[2])])
+
+
+@pytest.mark.parametrize("theme", [0, 1])
+@pytest.mark.parametrize("sight", SIGHT)
+def test_colour_blind_readers_tell_the_lines_apart(sight, theme):
+    seen = {
+        part: lab(np.array(SIGHT[sight]) @ linear(COLOURS[part][theme])) for part in ("q", "k", "v", "mlp", "logits")
+    }
+    for one, other in combinations(seen, 2):
+        assert np.linalg.norm(seen[one] - seen[other]) > 14, (one, other)
 
 
 @pytest.mark.parametrize("theme", [0, 1])
@@ -312,7 +340,19 @@ def test_nodes_are_pinned_by_mouse_and_keyboard(tab: Tab, tmp_path: Path) -> Non
     assert tab.js(pins) == ["L2H3@end: name mover", "M1@end"] and "M1@end" in lit(tab)
     tab.js("document.querySelector('.circuit-pins button').click()")
     assert tab.js(pins) == ["M1@end"]
+    tab.js("document.querySelector('.circuit svg').focus()")
     tab.press("Tab")
+    focused = tab.js(
+        "(() => { const one = document.activeElement; return [one.dataset.name, one.getAttribute('role')]; })()"
+    )
+    assert focused == ["embed@io", "button"] and lit(tab) == {
+        "M1@end",
+        "embed@io",
+        "L2H3@io",
+        "embed@end",
+        "logits@end",
+    }
+    assert tab.js("document.activeElement.getAttribute('aria-label')") == "embed at io. out: L2H3.v +0.6"
     assert tab.complaints() == []
 
 

@@ -22,6 +22,7 @@ VERBS = (
     "ablate",
     "patch",
     "paths",
+    "circuit",
     "dla",
     "score",
     "head",

@@ -1,0 +1,112 @@
+"""`interp circuit`: the edges of a model that do a task, judged on other prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import typer
+
+from interp.cli.questions import Asked, BatchSize, MetricName, Out, Overwrite
+from interp.cli.results import finish
+from interp.cli.terminal import Terminal
+from interp.kernels.errors import InterpError
+
+MethodName = Annotated[str, typer.Option("--method", help="How edges are scored; --methods lists all.")]
+ListMethods = Annotated[bool, typer.Option("--methods", help="List the methods and stop.")]
+Ablation = Annotated[
+    str, typer.Option("--ablation", help="In the place of edges that are out: resample, zero, mean, ...")
+]
+Size = Annotated[float | None, typer.Option("--size", help="Of the circuit: a share below 1, or a number of edges.")]
+Threshold = Annotated[float | None, typer.Option("--threshold", help="Smallest score of an edge in the circuit.")]
+Faithful = Annotated[
+    float | None, typer.Option("--faithful", help="The first size that keeps this share; default .85.")
+]
+Signed = Annotated[bool, typer.Option("--signed", help="Rank by score, what hurts last, not by its size.")]
+Where = Annotated[str, typer.Option("--positions", help="none, roles, or all: which positions have their own edges.")]
+JudgeArgs = Annotated[
+    str, typer.Option("--judge-args", metavar="K=V,...", help="Options of the task for prompts that judge.")
+]
+Steps = Annotated[int, typer.Option("--steps", min=1, help="Of methods that integrate.")]
+Gap = Annotated[float | None, typer.Option("--gap", help="More steps until scores add up to within this share.")]
+NRandom = Annotated[int, typer.Option("--random", min=0, help="Random circuits of the circuit's size.")]
+ReportPath = Annotated[str | None, typer.Option("--report", help="Also write the result as one HTML page.")]
+
+
+@dataclass(frozen=True)
+class Searched(Asked):
+    """Options of `circuit`: a listing needs no model."""
+
+    model: Annotated[str, typer.Option("--model", "-M", help="Bundled name, folder of save_pretrained, or hub id.")] = (
+        ""
+    )
+
+
+def circuit(
+    terminal: Terminal,
+    asked: Searched,
+    method: MethodName = "eap-ig",
+    ablation: Ablation = "resample",
+    size: Size = None,
+    threshold: Threshold = None,
+    faithful: Faithful = None,
+    signed: Signed = False,
+    positions: Where = "none",
+    judge_args: JudgeArgs = "",
+    metric: MetricName = None,
+    steps: Steps = 5,
+    gap: Gap = None,
+    random: NRandom = 100,
+    batch_size: BatchSize = 32,
+    report: ReportPath = None,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    methods: ListMethods = False,
+) -> None:
+    """Find the circuit of a task: score every edge, choose, and judge on prompts that had no part in choosing."""
+    if methods:
+        return show_methods(terminal)
+    if not asked.model:
+        raise InterpError(
+            "E205", "no --model", fix="interp circuit --model mini --task ioi; --methods lists the methods"
+        )
+    task = asked.make_task(terminal.seed)
+    judge = None
+    if judge_args:
+        if asked.task is None:
+            raise InterpError("E205", "--judge-args with --prompts", fix="it is for --task; a file is split in halves")
+        args = ",".join(text for text in (asked.task_args, judge_args) if text)
+        judge = replace(asked, task_args=args).make_task(terminal.seed + 1)
+    folder = asked.folder(out, f"circuit-{method}", overwrite=overwrite)
+
+    from interp.discovery.run import circuit as run
+
+    model = asked.open()
+    with terminal.following("prompts scored") as progress:
+        result = run(
+            model, task, method=method, ablation=ablation, size=size, threshold=threshold, faithful=faithful,
+            absolute=not signed, positions=positions, judge=judge, metric=metric, steps=steps, gap=gap,
+            n_random=random, batch_size=batch_size, seed=terminal.seed, truncate=asked.truncate,
+            first_token=asked.first_token, command=terminal.command,
+            progress=progress,
+        )  # fmt: skip
+    data = {
+        "edges": result.n_edges, "of": result.graph.n_edges, "faithfulness": list(result.faithfulness), "beaten_by": result.beaten_by,
+        "random": len(result.random), "cpr": list(result.cpr), "cmd": list(result.cmd), "heads": result.heads,
+        "ablations": result.ablation_table(),
+    }  # fmt: skip
+    finish(terminal, result, folder, result.table(), data, prompts=f"{len(result.prompts)} judge", overwrite=overwrite)
+    if report is not None:
+        from interp.report.page import report as write
+
+        terminal.say(f"report: {write(result, report)}")
+
+
+def show_methods(terminal: Terminal) -> None:
+    """Every method with what its score is and where it is from."""
+    from interp.circuits.edges.methods import METHODS
+
+    terminal.table(("method", "score", "source"), [(one.name, one.says, one.source) for one in METHODS.values()])
+    terminal.emit(
+        {"exit_code": 0, "methods": {name: {"says": one.says, "source": one.source} for name, one in METHODS.items()}}
+    )

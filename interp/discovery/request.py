@@ -1,0 +1,65 @@
+"""`Request`: what is asked of a circuit discovery."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from interp.circuits.edges.methods import Method, Settings, find_method
+from interp.circuits.edges.replacements import REPLACEMENTS
+from interp.discovery.choice import Choice
+from interp.kernels.errors import InterpError, suggest
+
+
+@dataclass(frozen=True)
+class Request:
+    """Settings of `interp.circuit`, checked.
+
+    Attributes:
+        method: see `METHODS`.
+        settings: of the method.
+        ablation: what stands in for edges that are out, see `REPLACEMENTS`.
+        choice: of the circuit.
+        positions: 'none', 'roles' or 'all'.
+        beside: further replacements that the circuit is judged under.
+        n_random: random circuits of the circuit's size.
+        n_curve: random circuits of each size of the curve.
+    """
+
+    method: Method
+    settings: Settings
+    ablation: str
+    choice: Choice
+    positions: str
+    beside: tuple[str, ...]
+    n_random: int
+    n_curve: int
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name in (self.ablation, *self.beside):
+            if name not in REPLACEMENTS:
+                raise InterpError("E201", f"no ablation {name!r}", fix=suggest(name, REPLACEMENTS))
+
+    @classmethod
+    def make(cls, method: str, steps: int, gap: float | None, seed: int, **rest: Any) -> Request:
+        """Raises E201 for unknown names, E205 for settings that do not fit together."""
+        return cls(find_method(method), Settings(steps=steps, gap=gap, seed=seed), seed=seed, **rest)
+
+    def record(self) -> dict[str, Any]:
+        """`RunInfo.method`."""
+        choice = {name: value for name, value in vars(self.choice).items() if value is not None}
+        return {
+            "method": self.method.name,
+            "score": self.method.says,
+            "source": self.method.source,
+            "settings": {name: getattr(self.settings, name) for name in self.method.settings},
+            "ablation": self.ablation,
+            "choice": choice,
+            "positions": self.positions,
+            "beside": list(self.beside),
+            "n_random": self.n_random,
+            "n_curve": self.n_curve,
+            "batch_size": self.batch_size,
+        }

@@ -1,0 +1,311 @@
+"""`Circuit`: edges with scores, the circuit among them, and how it was judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from interp.circuits.graph.graph import Edges, Graph, LayerShape, Scores
+from interp.circuits.judging.curves import Area, Curve, curve
+from interp.circuits.judging.faithfulness import Row
+from interp.circuits.prompt_results import DROPS, PROMPTS, PromptRecord
+from interp.circuits.results import Result, RunInfo
+from interp.circuits.runfolder import RunFolder, RunWriter
+from interp.circuits.tables import interval, number
+from interp.discovery.text import headline, remarks
+from interp.hooks.examples import Drop
+from interp.kernels.errors import InterpError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    from interp.report.circuit.nodes import Drawing
+
+NUMBERS, TABLE = "numbers.safetensors", "ablations.jsonl"
+RANKINGS = ("absolute", "signed")
+SHOWN = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """The metric of circuits of growing size, on the prompts that judge.
+
+    Attributes:
+        shares: of all edges, asked for.
+        actual: edges that pruning left, for the ranking by size of the score and for the signed one.
+        values: the metric of these circuits.
+        full, empty: of the model, and with no edge in.
+        random: mean metric of random circuits that have as many edges as the first ranking's.
+        magnitude: mean metric of circuits of as many edges, ranked by how large what they carry is.
+    """
+
+    shares: Float[np.ndarray, " size"]
+    actual: Int[np.ndarray, "ranking size"]
+    values: Float[np.ndarray, "ranking size prompt"]
+    full: Float[np.ndarray, " prompt"]
+    empty: Float[np.ndarray, " prompt"]
+    random: Float[np.ndarray, "draw size"]
+    magnitude: Float[np.ndarray, " size"]
+
+    def faithful(self, metric: Float[np.ndarray, "*some"]) -> Float[np.ndarray, "*some"]:
+        """Share of the gap that mean metrics keep."""
+        full, empty = self.full.mean(), self.empty.mean()
+        return np.asarray((metric - empty) / (full - empty))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The circuit under one replacement; f is nan where `note` says why.
+
+    Attributes:
+        taken_from: where the replacement comes from, in words.
+        full, value, empty: mean metric of the model, of the circuit, and of no edge.
+        f, low, high: share of the gap that the circuit keeps, with its interval.
+    """
+
+    replacement: str
+    taken_from: str
+    full: float
+    value: float
+    empty: float
+    f: float
+    low: float
+    high: float
+    note: str = ""
+
+    @classmethod
+    def of(cls, row: Row) -> Measured:
+        """From what `faithfulness` gave."""
+        full, value, empty = (float(one.mean()) for one in (row.full, row.values, row.empty))
+        return cls(row.replacement, row.taken_from, full, value, empty, *row.f, row.note)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Circuit(Result):
+    """A circuit of one model on one task.
+
+    Attributes:
+        run: provenance.
+        graph: all edges.
+        scores: of every edge, mean over the prompts that chose; positive where the edge helps the metric.
+        standard_errors: of these means; nan for methods without scores prompt by prompt.
+        q: of the test that an edge's mean is 0, after false-discovery control over all edges; nan likewise.
+        edges: the circuit.
+        curves: circuits of growing size.
+        values: metric of the circuit on the prompts that judge.
+        random: mean metric of random circuits of as many edges.
+        ablations: the circuit under each replacement.
+        prompts: those that judge.
+        drops: prompts left out.
+    """
+
+    kind: ClassVar[str] = "circuit"
+    columns: ClassVar[tuple[str, ...]] = ("edge", "score", "standard error", "q")
+    unasked: ClassVar[frozenset[str]] = frozenset({"chosen", "forwards"})
+
+    run: RunInfo
+    graph: Graph
+    scores: Scores
+    standard_errors: Scores
+    q: Scores
+    edges: Edges
+    curves: Curves
+    values: Float[np.ndarray, " prompt"]
+    random: Float[np.ndarray, " draw"]
+    ablations: tuple[Measured, ...] = field(default=())
+    prompts: tuple[PromptRecord, ...] = field(default=())
+    drops: tuple[Drop, ...] = field(default=())
+
+    @property
+    def n_edges(self) -> int:
+        return int(self.edges.sum())
+
+    @property
+    def share(self) -> float:
+        """Of all edges of the graph."""
+        return self.n_edges / self.graph.n_edges
+
+    @cached_property
+    def faithfulness(self) -> Area:
+        """Share of the metric's gap that the circuit keeps on the prompts that judge, with its interval."""
+        ends = np.array([self.share, 1.0])
+        seed = self.run.seeds["evidence"]
+        both = np.stack([self.values, self.curves.full])
+        found = curve(both, self.curves.full, self.curves.empty, ends, ends, seed=seed)
+        return Area(float(found.f[0]), float(found.low[0]), float(found.high[0]))
+
+    @property
+    def random_faithfulness(self) -> Float[np.ndarray, " draw"]:
+        return self.curves.faithful(self.random)
+
+    @property
+    def beaten_by(self) -> int:
+        """Random circuits of as many edges that keep at least as much."""
+        return int((self.random_faithfulness >= self.faithfulness.value).sum())
+
+    def curve(self, ranking: str = "absolute") -> Curve:
+        """Faithfulness over size, with intervals; `Curve.area` gives CPR and CMD.
+
+        The MIB benchmark takes CPR from the signed ranking and CMD from the absolute one.
+        """
+        index = RANKINGS.index(ranking)
+        actual = self.curves.actual[index] / self.graph.n_edges
+        return curve(
+            self.curves.values[index], self.curves.full, self.curves.empty, self.curves.shares, actual,
+            seed=self.run.seeds["evidence"],
+        )  # fmt: skip
+
+    @cached_property
+    def cpr(self) -> Area:
+        """MIB's CPR: area under faithfulness over the share of edges, signed ranking."""
+        return self.curve("signed").area("cpr")
+
+    @cached_property
+    def cmd(self) -> Area:
+        """MIB's CMD: area between faithfulness and 1, absolute ranking."""
+        return self.curve("absolute").area("cmd")
+
+    @property
+    def heads(self) -> dict[str, float]:
+        """Heads that write an edge of the circuit -> the sum of the sizes of these edges' scores, largest first."""
+        return self._writers("head")
+
+    @property
+    def mlps(self) -> dict[str, float]:
+        """The same for MLPs."""
+        return self._writers("mlp")
+
+    def _writers(self, kind: str) -> dict[str, float]:
+        total = np.abs(np.where(self.edges, self.scores, 0.0)).sum((0, 2))
+        is_in = np.any(self.edges, axis=(0, 2))
+        found = {
+            part.label: float(total[index])
+            for index, part in enumerate(self.graph.writers)
+            if part.kind == kind and is_in[index]
+        }
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+    def headline(self) -> str:
+        return headline(self)
+
+    def remarks(self) -> list[str]:
+        return remarks(self)
+
+    def table(self) -> list[list[str]]:
+        return self.lines(SHOWN)
+
+    def full_table(self) -> list[list[str]]:
+        return self.lines(None)
+
+    def lines(self, k: int | None) -> list[list[str]]:
+        """The edges of the circuit by the size of their score."""
+        places = np.argwhere(self.edges)
+        order = np.argsort(-np.abs(self.scores[self.edges]), kind="stable")[:k]
+        return [self._line(*map(int, places[index])) for index in order]
+
+    def _line(self, place: int, writer: int, reader: int) -> list[str]:
+        at = (place, writer, reader)
+        numbers = number(float(self.scores[at]), signed=True), number(float(self.standard_errors[at]))
+        return [self.graph.label(*at), *numbers, number(float(self.q[at]))]
+
+    def ablation_table(self) -> list[list[str]]:
+        """The circuit under each replacement: replacement, model, circuit, no edges, kept, interval, note."""
+        return [
+            [
+                row.replacement, number(row.full), number(row.value), number(row.empty), number(row.f),
+                interval(row.low, row.high), row.note or row.taken_from,
+            ]
+            for row in self.ablations
+        ]  # fmt: skip
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row an edge of the graph: place, writer, reader, score, standard error, q, whether it is in the circuit."""
+        import pandas as pd
+
+        places, writers, readers = np.nonzero(self.graph.full)
+        at = self.graph.full
+        return pd.DataFrame(
+            {
+                "edge": self.graph.labels(),
+                "place": [self.graph.places[index] for index in places],
+                "writer": [self.graph.writers[index].label for index in writers],
+                "reader": [self.graph.readers[index].label for index in readers],
+                "score": self.scores[at],
+                "standard_error": self.standard_errors[at],
+                "q": self.q[at],
+                "in_circuit": self.edges[at],
+            }
+        )
+
+    def plot(self) -> go.Figure:
+        """Faithfulness over the size of the circuit, beside circuits that say nothing of the mechanism."""
+        from interp.report.circuit.figures import faithfulness_curve
+
+        return faithfulness_curve(self)
+
+    def figures(self) -> dict[str, go.Figure]:
+        from interp.report.circuit.figures import random_circuits, strongest_parts
+
+        random = {f"{len(self.random)} random circuits of {self.n_edges} edges": random_circuits(self)}
+        parts = {"What the parts of the circuit write": strongest_parts(self)} if self.n_edges else {}
+        return {**super().figures(), **(random if len(self.random) else {}), **parts}
+
+    def drawings(self) -> dict[str, Drawing]:
+        from interp.report.circuit.nodes import drawing
+
+        return {"The circuit": drawing(self.graph, self.scores, self.edges)} if self.n_edges else {}
+
+    def write_files(self, writer: RunWriter) -> dict[str, Any]:
+        arrays = {
+            "scores": self.scores, "standard_errors": self.standard_errors, "q": self.q,
+            "edges": self.edges.astype(np.uint8), "values": self.values, "random": self.random,
+            **{f"curves.{name}": value for name, value in vars(self.curves).items()},
+        }  # fmt: skip
+        tensors = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+        writer.write_tensors(NUMBERS, tensors, {"axes": "place writer reader"})
+        writer.write_lines(TABLE, (asdict(row) for row in self.ablations))
+        writer.write_lines(PROMPTS, (asdict(prompt) for prompt in self.prompts))
+        writer.write_lines(DROPS, (asdict(drop) for drop in self.drops))
+        return {"graph": as_record(self.graph)}
+
+    @classmethod
+    def read_files(cls, run: RunFolder) -> dict[str, Any]:
+        graph, found = from_record(run.manifest["graph"]), run.read_tensors(NUMBERS)
+        shaped = ("scores", "standard_errors", "q", "edges")
+        if wrong := [name for name in shaped if found[name].shape != graph.full.shape]:
+            raise InterpError("E701", f"{wrong[0]} in {NUMBERS} does not fit the graph", where=str(run.path))
+        curves = Curves(**{name.removeprefix("curves."): value for name, value in found.items() if "." in name})
+        return {
+            "graph": graph,
+            **{name: found[name] for name in ("scores", "standard_errors", "q", "values", "random")},
+            "edges": found["edges"].astype(bool),
+            "curves": curves,
+            "ablations": tuple(Measured(**_numbers(line)) for line in run.read_lines(TABLE)),
+            "prompts": tuple(
+                PromptRecord(**{**one, "tokens": tuple(one["tokens"])}) for one in run.read_lines(PROMPTS)
+            ),
+            "drops": tuple(Drop(**line) for line in run.read_lines(DROPS)),
+        }
+
+
+def as_record(graph: Graph) -> dict[str, Any]:
+    """A graph as plain data."""
+    embeddings = [part.label for part in graph.writers if part.layer is None]
+    return {"layers": [asdict(layer) for layer in graph.layers], "embeddings": embeddings, "places": list(graph.places)}
+
+
+def from_record(data: Mapping[str, Any]) -> Graph:
+    """What `as_record` gave."""
+    layers = [LayerShape(**layer) for layer in data["layers"]]
+    return Graph.of_shape(layers, data["embeddings"]).at_places(data["places"])
+
+
+def _numbers(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Missing numbers are nan again."""
+    return {name: float("nan") if value is None else value for name, value in line.items()}

@@ -1,0 +1,249 @@
+"""Circuit discovery: score every edge, choose a circuit, and judge it on prompts that had no part in choosing it."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from interp.ablation.asking import prompt_records
+from interp.circuits.edges.methods import Method
+from interp.circuits.edges.replacements import StandIn, stand_in
+from interp.circuits.graph.flow import Flow
+from interp.circuits.graph.graph import Edges, Scores
+from interp.circuits.judging.baselines import drawn, magnitude, of_size, ranked, shuffled
+from interp.circuits.judging.curves import curve
+from interp.circuits.judging.faithfulness import Row, faithfulness
+from interp.circuits.judging.selection import SHARES, Selection, sizes, top_n
+from interp.circuits.judging.significance import edge_evidence
+from interp.circuits.judging.trials import Trials
+from interp.circuits.results import RunInfo, environment
+from interp.discovery.choice import Choice
+from interp.discovery.proof import as_record, prove
+from interp.discovery.request import Request
+from interp.discovery.result import RANKINGS, Circuit, Curves, Measured
+from interp.discovery.sides import Side, both_sides
+from interp.hooks.metrics import Metric
+from interp.hooks.naive import Progress, batches
+from interp.kernels.errors import InterpError
+from interp.tasks.base import Task
+
+if TYPE_CHECKING:
+    from interp.hooks.model import HookedModel
+
+BESIDE = ("zero", "mean", "mean-positional")
+ENDS = np.array([0.0, 1.0])
+
+
+def circuit(
+    model: HookedModel,
+    task: Task,
+    *,
+    method: str = "eap-ig",
+    ablation: str = "resample",
+    size: float | int | None = None,
+    threshold: float | None = None,
+    faithful: float | None = None,
+    absolute: bool = True,
+    positions: str = "none",
+    judge: Task | None = None,
+    metric: str | Metric | None = None,
+    steps: int = 5,
+    gap: float | None = None,
+    beside: Sequence[str] = BESIDE,
+    n_random: int = 100,
+    n_curve: int = 10,
+    batch_size: int = 32,
+    seed: int = 0,
+    truncate: bool = False,
+    first_token: bool = False,
+    command: str = "",
+    progress: Progress | None = None,
+) -> Circuit:
+    """Find the edges of a model that do a task, and judge them.
+
+    Args:
+        method: how edges are scored, a name in `interp.circuits.edges.methods.METHODS`.
+        ablation: what stands in where an edge is out: 'resample' (the corrupt prompt), 'zero', 'mean', ...
+        size: of the circuit, a share of all edges (below 1) or their number.
+        threshold: smallest score of an edge in the circuit, in units of the metric.
+        faithful: choose the smallest size at which the circuit keeps this share of the metric's gap, on the prompts that
+            choose. 0.85 where none of the three is given.
+        absolute: rank edges by the size of their score, so that edges that hurt are in the circuit too.
+        positions: 'none': all positions share edges; 'roles': each role of the task has edges of its own, and so has the
+            rest; 'all': each position has.
+        judge: prompts that judge; None draws others of the same task, and takes the second half of a file.
+        metric: a name in `interp.hooks.metrics`; None is the task's own.
+        steps, gap: of methods that integrate, see `Settings`.
+        beside: other replacements that the finished circuit is judged under.
+        n_random: random circuits of the circuit's size.
+        n_curve: random circuits of each size of the curve.
+        batch_size: prompts that are scored at a time.
+        seed: of intervals and random circuits.
+        command: what a reader can type to repeat the run.
+        progress: called with (prompts scored, all of them).
+
+    Raises:
+        InterpError: E201 unknown name; E203, E205 settings that do not fit; E303 to E313 for the prompts; E402, E407 a
+            metric that is not defined, has no gradient, or has no gap between the model and the model without edges;
+            E403 a model that cannot be taken apart; E404 edges are not taken out as they should be.
+    """
+    started, clock = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), time.monotonic()
+    if size is None and threshold is None and faithful is None:
+        faithful = 0.85
+    choice = Choice(size, threshold, faithful, absolute)
+    request = Request.make(
+        method, steps, gap, seed, ablation=ablation, choice=choice, positions=positions,
+        beside=tuple(name for name in beside if name != ablation), n_random=n_random, n_curve=n_curve,
+        batch_size=batch_size,
+    )  # fmt: skip
+    chooses, judges = both_sides(
+        model, task, judge, metric, ablation, positions, truncate=truncate, first_token=first_token
+    )
+    found = Discovery(model, request, chooses, judges, progress).result()
+    run = replace(found.run, command=command, started=started, seconds=round(time.monotonic() - clock, 3))
+    return replace(found, run=run)
+
+
+@dataclass(frozen=True, eq=False)
+class Discovery:
+    """One discovery, stage by stage."""
+
+    model: HookedModel
+    request: Request
+    chooses: Side
+    judges: Side
+    progress: Progress | None = None
+
+    @cached_property
+    def flow(self) -> Flow:
+        flow = Flow.of(self.model)
+        return replace(flow, graph=flow.graph.at_places(self.chooses.places))
+
+    @cached_property
+    def stand(self) -> StandIn:
+        """What stands in for edges that are out."""
+        return stand_in(self.request.ablation, self.flow, self.chooses.posed)
+
+    @cached_property
+    def choosing(self) -> Trials:
+        return Trials(self.flow, self.chooses.posed, self.stand, prompts=self.request.batch_size)
+
+    @cached_property
+    def judging(self) -> Trials:
+        return Trials(self.flow, self.judges.posed, self.stand, prompts=self.request.batch_size)
+
+    def result(self) -> Circuit:
+        """All stages."""
+        graph, request = self.flow.graph, self.request
+        proof = prove(self.flow, self.chooses.posed, self.stand)
+        ends = self.choosing([graph.full, graph.none])
+        curve(ends[::-1], ends[0], ends[1], ENDS, ENDS, seed=request.seed)  # refuses a metric without a gap
+        per_prompt, forwards = self._scores()
+        evidence = edge_evidence(graph, per_prompt, seed=request.seed) if len(per_prompt) > 1 else None
+        scores = per_prompt.mean(0) if evidence is None else evidence.mean
+        chosen, how = request.choice.select(graph, scores, partial(self._faithful, ends))
+        curves = self._curves(scores)
+        table, notes = self._table(chosen.edges)
+        circuit_values = self.judging([chosen.edges])[0]
+        nothing = np.full_like(scores, np.nan)
+        return Circuit(
+            run=self._run_info(proof, how, chosen, forwards, notes),
+            graph=graph,
+            scores=scores,
+            standard_errors=nothing if evidence is None else evidence.standard_error,
+            q=nothing if evidence is None else evidence.q,
+            edges=chosen.edges,
+            curves=curves,
+            values=circuit_values,
+            random=self._random(int(chosen.edges.sum())),
+            ablations=table,
+            prompts=prompt_records(self.model, self.judges.pairs)[self.judges.start : self.judges.stop],
+            drops=tuple(dict.fromkeys((*self._drops(self.chooses), *self._drops(self.judges)))),
+        )
+
+    def _drops(self, side: Side) -> Sequence[Any]:
+        return (*side.found.drops, *side.pairs.drops)
+
+    def _scores(self) -> tuple[np.ndarray, float]:
+        """Scores prompt by prompt (one row for methods that have none), and what they cost in forwards of a prompt."""
+        method: Method = self.request.method
+        rows, forwards = [], 0.0
+        size = self.request.batch_size if method.by_prompt else len(self.chooses)
+        for start, stop in batches(len(self.chooses), size):
+            contrast = self.stand.contrast(self.flow, self.chooses.posed.rows(start, stop))
+            found = method.run(contrast, self.request.settings)
+            rows.append(found.scores.float().cpu().numpy())
+            forwards += found.forwards * (stop - start) / len(self.chooses)
+            if self.progress is not None:
+                self.progress(stop, len(self.chooses))
+        return np.concatenate(rows), forwards
+
+    def _faithful(self, ends: np.ndarray, circuits: Sequence[Edges]) -> np.ndarray:
+        """Share of the gap that circuits keep on the prompts that choose."""
+        full, empty = ends.mean(1)
+        return (self.choosing(circuits).mean(1) - empty) / (full - empty)
+
+    def _curves(self, scores: Scores) -> Curves:
+        """The metric at every size, for both rankings, beside random circuits and circuits by size of difference."""
+        graph, request = self.flow.graph, self.request
+        shares = [share for share, n in zip(SHARES, sizes(graph), strict=True) if n >= 1]
+        wanted = [int(share * graph.n_edges) for share in shares]
+        found = [[top_n(graph, scores, n, absolute=name == "absolute") for n in wanted] for name in RANKINGS]
+        values = np.stack([self.judging([one.edges for one in ranking]) for ranking in found])
+        actual = np.array([[one.actual for one in ranking] for ranking in found])
+        full, empty = self.judging([graph.full, graph.none])
+        plain = [int(n) for n in actual[RANKINGS.index("absolute")]]
+        random = drawn(graph, partial(shuffled, graph), plain, request.n_curve, request.seed)
+        draws = np.stack([self.judging(some).mean(1) for some in random]) if random else np.zeros((0, len(plain)))
+        order = ranked(graph, magnitude(self.judging.contrasts))
+        large = self.judging([of_size(graph, order, n) for n in plain]).mean(1)
+        return Curves(np.array(shares), actual, values, full, empty, draws, large)
+
+    def _random(self, n: int) -> np.ndarray:
+        """Mean metric of random circuits of n edges."""
+        graph = self.flow.graph
+        found = drawn(graph, partial(shuffled, graph), [n], self.request.n_random, self.request.seed + 1)
+        return self.judging([some[0] for some in found]).mean(1) if found else np.zeros(0)
+
+    def _table(self, edges: Edges) -> tuple[tuple[Measured, ...], list[str]]:
+        """The circuit under every replacement, and notes on those that these prompts do not allow."""
+        rows: list[Row] = []
+        notes = []
+        for name in (self.request.ablation, *self.request.beside):
+            try:
+                found = faithfulness(
+                    self.flow, {"circuit": edges}, self.judges.posed, self.chooses.posed,
+                    replacements=[name], seed=self.request.seed,
+                )  # fmt: skip
+            except InterpError as error:
+                if error.code != "E205":
+                    raise
+                notes.append(f"Not judged under {name}: {error.what}.")
+                continue
+            rows += found.rows
+        return tuple(Measured.of(row) for row in rows), notes
+
+    def _run_info(self, proof: Any, how: str, chosen: Selection, forwards: float, notes: Sequence[str]) -> RunInfo:
+        sides = (self.chooses, self.judges)
+        told = (note for side in sides for note in (*side.found.notes, *side.pairs.warnings))
+        lost = chosen.asked - chosen.actual
+        pruned = (f"{lost} of {chosen.asked} chosen edges lead nowhere and were taken out.",) if lost else ()
+        return RunInfo(
+            model=self.model.describe(),
+            task=self.chooses.record(),
+            method={
+                "kind": Circuit.kind, **self.request.record(), "judge": self.judges.record(), "chosen": how,
+                "forwards": round(forwards, 3),
+            },
+            seeds={"task": self.chooses.task.seed, "judge": self.judges.task.seed, "evidence": self.request.seed},
+            versions=environment(),
+            certificate=self.model.certificate.to_dict(),
+            canary=as_record(proof, self.flow),
+            warnings=tuple(dict.fromkeys((*told, *pruned, *notes))),
+        )  # fmt: skip
