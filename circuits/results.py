@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from inspect import getdoc
 from pathlib import Path
@@ -159,6 +159,10 @@ class Result:
     def figures(self) -> dict[str, go.Figure]:
         """Every picture of the result by its caption, the main one first."""
         return {first_line(type(self).plot): self.plot()}
+
+    def tables(self) -> dict[str, tuple[Sequence[str], list[list[str]]]]:
+        """Further tables of the page: caption -> column names and rows."""
+        return {}
 
     def drawings(self) -> dict[str, Any]:
         """Pictures of a circuit (`interp.report.circuit.nodes.Drawing`) by caption; most results have none."""

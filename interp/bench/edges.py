@@ -67,9 +67,7 @@ def build_model() -> HookedModel:
     return HookedModel.from_hf(tiny_model("gpt2", **sizes), name="gpt2-small-shape")
 
 
-def pairs(
-    model: HookedModel, rows: int, width: int, seed: int, vocabulary: int = VOCABULARY
-) -> tuple[Batch, Batch]:
+def pairs(model: HookedModel, rows: int, width: int, seed: int, vocabulary: int = VOCABULARY) -> tuple[Batch, Batch]:
     """Random prompts of one length, clean and corrupt."""
     draw = torch.Generator().manual_seed(seed)
     made = [torch.randint(DISTRACTOR + 1, vocabulary, (rows, width), generator=draw).tolist() for _ in range(2)]

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from interp.cli.lists import words
 from interp.cli.questions import Asked, BatchSize, MetricName, Out, Overwrite
 from interp.cli.results import finish
 from interp.cli.terminal import Terminal
@@ -30,6 +31,9 @@ JudgeArgs = Annotated[
 Steps = Annotated[int, typer.Option("--steps", min=1, help="Of methods that integrate.")]
 Gap = Annotated[float | None, typer.Option("--gap", help="More steps until scores add up to within this share.")]
 NRandom = Annotated[int, typer.Option("--random", min=0, help="Random circuits of the circuit's size.")]
+RoleNames = Annotated[
+    str, typer.Option("--roles", help="Ask scorers what the heads do: names, or 'usual'; adds seconds to minutes.")
+]
 ReportPath = Annotated[str | None, typer.Option("--report", help="Also write the result as one HTML page.")]
 
 
@@ -58,6 +62,7 @@ def circuit(
     gap: Gap = None,
     random: NRandom = 100,
     batch_size: BatchSize = 32,
+    roles: RoleNames = "",
     report: ReportPath = None,
     out: Out = None,
     overwrite: Overwrite = False,
@@ -90,6 +95,10 @@ def circuit(
             first_token=asked.first_token, command=terminal.command,
             progress=progress,
         )  # fmt: skip
+    if roles:
+        from interp.discovery.roles import ROLES, score_roles
+
+        result = result.with_roles(score_roles(model, task, ROLES if roles == "usual" else words(roles)))
     data = {
         "edges": result.n_edges, "of": result.graph.n_edges, "faithfulness": list(result.faithfulness), "beaten_by": result.beaten_by,
         "random": len(result.random), "cpr": list(result.cpr), "cmd": list(result.cmd), "heads": result.heads,

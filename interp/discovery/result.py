@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,7 +17,8 @@ from interp.circuits.prompt_results import DROPS, PROMPTS, PromptRecord
 from interp.circuits.results import Result, RunInfo
 from interp.circuits.runfolder import RunFolder, RunWriter
 from interp.circuits.tables import interval, number
-from interp.discovery.text import headline, remarks
+from interp.discovery.roles import Roles, Share
+from interp.discovery.text import headline, refutations, remarks
 from interp.hooks.examples import Drop
 from interp.kernels.errors import InterpError
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
     from interp.report.circuit.nodes import Drawing
 
+ABLATION_COLUMNS = ("ablation", "model", "circuit", "no edges", "kept", "interval", "note")
+FAILED_COLUMNS = ("prompt", "model", "circuit", "no edges")
+REFUTED_COLUMNS = ("claim", "would be refuted by", "seen")
+ROLE_COLUMNS = ("scorer", "prompts", "claimed heads", "of them in the circuit", "by chance", "p")
 NUMBERS, TABLE = "numbers.safetensors", "ablations.jsonl"
 RANKINGS = ("absolute", "signed")
 SHOWN = 12
@@ -86,6 +91,25 @@ class Measured:
         return cls(row.replacement, row.taken_from, full, value, empty, *row.f, row.note)
 
 
+@dataclass(frozen=True)
+class Steadiness:
+    """How far the best edges by two halves of the prompts agree, over many ways to halve them.
+
+    Attributes:
+        n: edges that are compared.
+        jaccard, low, high: share of the union of both sets that both have: mean, and where most pairs lie.
+        chance: what random sets of n edges would give.
+        spearman: rank correlation over all edges, mean.
+    """
+
+    n: int
+    jaccard: float
+    low: float
+    high: float
+    chance: float
+    spearman: float
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Circuit(Result):
     """A circuit of one model on one task.
@@ -103,6 +127,8 @@ class Circuit(Result):
         ablations: the circuit under each replacement.
         prompts: those that judge.
         drops: prompts left out.
+        stability: of the ranking, over halves of the prompts that chose: see `Steadiness`; None without their scores.
+        roles: what scorers call the heads; None where they were not asked.
     """
 
     kind: ClassVar[str] = "circuit"
@@ -121,6 +147,8 @@ class Circuit(Result):
     ablations: tuple[Measured, ...] = field(default=())
     prompts: tuple[PromptRecord, ...] = field(default=())
     drops: tuple[Drop, ...] = field(default=())
+    stability: Steadiness | None = None
+    roles: Roles | None = None
 
     @property
     def n_edges(self) -> int:
@@ -259,7 +287,44 @@ class Circuit(Result):
     def drawings(self) -> dict[str, Drawing]:
         from interp.report.circuit.nodes import drawing
 
-        return {"The circuit": drawing(self.graph, self.scores, self.edges)} if self.n_edges else {}
+        names = {} if self.roles is None else {head: found[0] for head, found in self.roles.names.items()}
+        return {"The circuit": drawing(self.graph, self.scores, self.edges, names)} if self.n_edges else {}
+
+    def tables(self) -> dict[str, tuple[Sequence[str], list[list[str]]]]:
+        found: dict[str, tuple[Sequence[str], list[list[str]]]] = {
+            "Under each ablation": (ABLATION_COLUMNS, self.ablation_table()),
+            "Prompts on which the circuit falls short": (FAILED_COLUMNS, self.failed()),
+            "What would refute it": (REFUTED_COLUMNS, refutations(self)),
+        }
+        if self.roles is not None:
+            rows = [
+                [one.scorer, one.task, str(one.claimed), str(one.inside), number(one.expected), number(one.p)]
+                for one in self.roles.shares
+            ]
+            found["Do scorers claim the heads of the circuit?"] = (ROLE_COLUMNS, rows)
+        return found
+
+    def failed(self, k: int = SHOWN) -> list[list[str]]:
+        """Prompts of which the circuit keeps least: text, metric of the model, of the circuit, and with no edge."""
+        kept = self.values - self.curves.full
+        order = np.argsort(kept, kind="stable")[:k]
+        columns = (self.curves.full, self.values, self.curves.empty)
+        return [
+            ["".join(self.prompts[index].tokens), *(number(float(column[index])) for column in columns)]
+            for index in map(int, order)
+        ]
+
+    def with_roles(self, results: Sequence[Result]) -> Circuit:
+        """The same with what scorers call its heads; `interp.discovery.roles.score_roles` asks them.
+
+        Raises:
+            InterpError: E205 results of another model, or that label no parts.
+        """
+        given = {str(result.run.model["name"]) for result in results}
+        if given != {str(self.run.model["name"])}:
+            what = f"scores of {', '.join(sorted(given)) or 'nothing'} for a circuit of {self.run.model['name']}"
+            raise InterpError("E205", what, fix="score the heads of the same model")
+        return replace(self, roles=Roles.of([*self.heads], results))
 
     def write_files(self, writer: RunWriter) -> dict[str, Any]:
         arrays = {
@@ -272,7 +337,9 @@ class Circuit(Result):
         writer.write_lines(TABLE, (asdict(row) for row in self.ablations))
         writer.write_lines(PROMPTS, (asdict(prompt) for prompt in self.prompts))
         writer.write_lines(DROPS, (asdict(drop) for drop in self.drops))
-        return {"graph": as_record(self.graph)}
+        steady = None if self.stability is None else asdict(self.stability)
+        roles = None if self.roles is None else asdict(self.roles)
+        return {"graph": as_record(self.graph), "stability": steady, "roles": roles}
 
     @classmethod
     def read_files(cls, run: RunFolder) -> dict[str, Any]:
@@ -291,6 +358,8 @@ class Circuit(Result):
                 PromptRecord(**{**one, "tokens": tuple(one["tokens"])}) for one in run.read_lines(PROMPTS)
             ),
             "drops": tuple(Drop(**line) for line in run.read_lines(DROPS)),
+            "stability": None if (steady := run.manifest["stability"]) is None else Steadiness(**_numbers(steady)),
+            "roles": None if (roles := run.manifest["roles"]) is None else _roles(roles),
         }
 
 
@@ -309,3 +378,8 @@ def from_record(data: Mapping[str, Any]) -> Graph:
 def _numbers(line: Mapping[str, Any]) -> dict[str, Any]:
     """Missing numbers are nan again."""
     return {name: float("nan") if value is None else value for name, value in line.items()}
+
+
+def _roles(data: Mapping[str, Any]) -> Roles:
+    names = {head: tuple(found) for head, found in data["names"].items()}
+    return Roles(names, tuple(Share(**_numbers(one)) for one in data["shares"]))

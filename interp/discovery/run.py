@@ -21,12 +21,13 @@ from interp.circuits.judging.curves import curve
 from interp.circuits.judging.faithfulness import Row, faithfulness
 from interp.circuits.judging.selection import SHARES, Selection, sizes, top_n
 from interp.circuits.judging.significance import edge_evidence
+from interp.circuits.judging.stability import resampled_stability
 from interp.circuits.judging.trials import Trials
 from interp.circuits.results import RunInfo, environment
 from interp.discovery.choice import Choice
 from interp.discovery.proof import as_record, prove
 from interp.discovery.request import Request
-from interp.discovery.result import RANKINGS, Circuit, Curves, Measured
+from interp.discovery.result import RANKINGS, Circuit, Curves, Measured, Steadiness
 from interp.discovery.sides import Side, both_sides
 from interp.hooks.metrics import Metric
 from interp.hooks.naive import Progress, batches
@@ -164,6 +165,7 @@ class Discovery:
             random=self._random(int(chosen.edges.sum())),
             ablations=table,
             prompts=prompt_records(self.model, self.judges.pairs)[self.judges.start : self.judges.stop],
+            stability=self._stability(per_prompt, int(chosen.edges.sum())),
             drops=tuple(dict.fromkeys((*self._drops(self.chooses), *self._drops(self.judges)))),
         )
 
@@ -183,6 +185,17 @@ class Discovery:
             if self.progress is not None:
                 self.progress(stop, len(self.chooses))
         return np.concatenate(rows), forwards
+
+    def _stability(self, per_prompt: np.ndarray, n: int) -> Steadiness | None:
+        """Of the best edges, as many as the circuit has; None where scores do not come prompt by prompt."""
+        if len(per_prompt) < 4 or not n:
+            return None
+        graph, choice = self.flow.graph, self.request.choice
+        found = resampled_stability(graph, per_prompt, n, absolute=choice.absolute, seed=self.request.seed)
+        low, high = np.quantile(found.jaccard, [0.025, 0.975])
+        return Steadiness(
+            n, float(found.jaccard.mean()), float(low), float(high), found.chance, float(found.spearman.mean())
+        )
 
     def _faithful(self, ends: np.ndarray, circuits: Sequence[Edges]) -> np.ndarray:
         """Share of the gap that circuits keep on the prompts that choose."""

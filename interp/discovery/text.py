@@ -38,7 +38,41 @@ def remarks(found: Circuit) -> list[str]:
     lines.append(
         f"CPR {number(cpr.value)} {interval(cpr.low, cpr.high)}, CMD {number(cmd.value)} {interval(cmd.low, cmd.high)}"
     )
+    if (steady := found.stability) is not None:
+        lines.append(
+            f"halves of the prompts have {number(steady.jaccard)} of their best {steady.n} edges in common "
+            f"(chance {number(steady.chance)})"
+        )
     for row in found.ablations:
         kept = f"keeps {number(row.f)} {interval(row.low, row.high)}"
         lines.append(f"under {row.replacement} ablation: {row.note or kept}")
     return lines
+
+
+def refutations(found: Circuit) -> list[list[str]]:
+    """Each claim, what would refute it, and what was seen."""
+    f, rows = found.faithfulness, []
+    rows.append([
+        f"these {found.n_edges} edges carry the task", "other prompts of which they keep little of the gap",
+        f"{number(f.value)} {interval(f.low, f.high)} on {len(found.prompts)} prompts that had no part in the choice",
+    ])  # fmt: skip
+    if len(found.random):
+        best = number(float(found.random_faithfulness.max()))
+        rows.append([
+            "it is these edges, and not their number", "random circuits of this size that keep as much",
+            f"{found.beaten_by} of {len(found.random)}; the best keeps {best}",
+        ])  # fmt: skip
+    for row in found.ablations[1:]:
+        seen = row.note or f"{number(row.f)} {interval(row.low, row.high)}"
+        rows.append(["it does not hang on what stands in", f"little kept under {row.replacement} ablation", seen])
+    if (steady := found.stability) is not None:
+        rows.append([
+            "the ranking is the task's, not these prompts'", "halves of the prompts that choose other edges",
+            f"{number(steady.jaccard)} of the best {steady.n} in common ({number(steady.low)} to "
+            f"{number(steady.high)}; chance {number(steady.chance)})",
+        ])  # fmt: skip
+    rows.append([
+        "nothing outside does the same work", "parts outside that take over when one inside is out (redundancy search)",
+        "not part of this run: interp.circuits.judging.redundancy",
+    ])  # fmt: skip
+    return rows

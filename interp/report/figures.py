@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
+from plotly.basedatatypes import BaseTraceType
 
 from interp.ablation.result import AblationResult
 from interp.circuits.evidence import control_effects
@@ -219,7 +220,7 @@ def colour_bar() -> dict[str, Any]:
     return {"thickness": 10, "outlinewidth": 0, "len": 1, "xpad": 6, "nticks": 5, "tickfont": {"size": 11}}
 
 
-def framed(traces: Sequence[go.Scatter | go.Heatmap], height: int) -> go.Figure:
+def framed(traces: Sequence[BaseTraceType], height: int) -> go.Figure:
     """A figure in the house style, without Plotly's default template."""
     figure = go.Figure(traces)
     axis = {"gridcolor": GRID, "zerolinecolor": MUTED, "zeroline": False, "automargin": True, "title": {"standoff": 8}}

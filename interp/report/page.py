@@ -51,6 +51,7 @@ class Section:
         drawings: pictures that are text themselves, by caption.
         captions: of the figures, in order.
         rows: the table.
+        tables: further ones, by caption: names of columns, and rows.
         details: provenance: group -> name -> value as text.
         data: what the script reads.
     """
@@ -62,6 +63,7 @@ class Section:
     drawings: Mapping[str, Markup]
     captions: tuple[str, ...]
     rows: Sequence[Sequence[Cell]]
+    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[str]]]]
     details: dict[str, dict[str, str]]
     data: Mapping[str, Any]
     template: str = "result.html"
@@ -150,6 +152,7 @@ def section(result: Result) -> Section:
         drawings={caption: circuit_fragment(one) for caption, one in result.drawings().items()},
         captions=tuple(figures),
         rows=rows,
+        tables=result.tables(),
         details=provenance(result),
         data={"figures": [figure_data(figure) for figure in figures.values()], "rows": len(rows)},
     )
