@@ -34,6 +34,10 @@ NRandom = Annotated[int, typer.Option("--random", min=0, help="Random circuits o
 RoleNames = Annotated[
     str, typer.Option("--roles", help="Ask scorers what the heads do: names, or 'usual'; adds seconds to minutes.")
 ]
+Export = Annotated[
+    list[str], typer.Option("--export", help="FILE.json or .pt (MIB), .graph.json, .graphml, .dot; may be repeated.")
+]
+ScoreFile = Annotated[str | None, typer.Option("--scores", help="Take the scores from a file of another tool.")]
 ReportPath = Annotated[str | None, typer.Option("--report", help="Also write the result as one HTML page.")]
 
 
@@ -63,6 +67,8 @@ def circuit(
     random: NRandom = 100,
     batch_size: BatchSize = 32,
     roles: RoleNames = "",
+    scores: ScoreFile = None,
+    export: Export = [],  # noqa: B006  (typer reads it, nobody writes it)
     report: ReportPath = None,
     out: Out = None,
     overwrite: Overwrite = False,
@@ -90,7 +96,7 @@ def circuit(
     with terminal.following("prompts scored") as progress:
         result = run(
             model, task, method=method, ablation=ablation, size=size, threshold=threshold, faithful=faithful,
-            absolute=not signed, positions=positions, judge=judge, metric=metric, steps=steps, gap=gap,
+            absolute=not signed, positions=positions, judge=judge, scores=scores, metric=metric, steps=steps, gap=gap,
             n_random=random, batch_size=batch_size, seed=terminal.seed, truncate=asked.truncate,
             first_token=asked.first_token, command=terminal.command,
             progress=progress,
@@ -105,6 +111,12 @@ def circuit(
         "ablations": result.ablation_table(),
     }  # fmt: skip
     finish(terminal, result, folder, result.table(), data, prompts=f"{len(result.prompts)} judge", overwrite=overwrite)
+    for path in export:
+        from interp.discovery.exports import export as write_for
+
+        for note in write_for(result, path):
+            terminal.say(f"note: {path}: {note}")
+        terminal.say(f"export: {path}")
     if report is not None:
         from interp.report.page import report as write
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from interp.circuits.edges.attribution import Attribution, Contrast
 from interp.circuits.edges.methods import Method, Settings, find_method
 from interp.circuits.edges.replacements import REPLACEMENTS
 from interp.discovery.choice import Choice
@@ -24,6 +27,7 @@ class Request:
         beside: further replacements that the circuit is judged under.
         n_random: random circuits of the circuit's size.
         n_curve: random circuits of each size of the curve.
+        scores: file that holds the scores, where nothing is scored.
     """
 
     method: Method
@@ -36,6 +40,7 @@ class Request:
     n_curve: int
     batch_size: int
     seed: int
+    scores: Path | None = None
 
     def __post_init__(self) -> None:
         for name in (self.ablation, *self.beside):
@@ -46,6 +51,15 @@ class Request:
     def make(cls, method: str, steps: int, gap: float | None, seed: int, **rest: Any) -> Request:
         """Raises E201 for unknown names, E205 for settings that do not fit together."""
         return cls(find_method(method), Settings(steps=steps, gap=gap, seed=seed), seed=seed, **rest)
+
+    def with_scores(self, path: str | Path) -> Request:
+        """The same with scores from a file (E204 where there is none)."""
+        path = Path(path)
+        if not path.is_file():
+            raise InterpError("E204", "no such file", where=str(path), fix="give a file that holds scores of all edges")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        read = Method("given", f"scores of {path.name}", f"SHA-256 {digest}", _not_run, by_prompt=False)
+        return replace(self, method=read, settings=Settings(seed=self.seed), scores=path)
 
     def record(self) -> dict[str, Any]:
         """`RunInfo.method`."""
@@ -63,3 +77,7 @@ class Request:
             "n_curve": self.n_curve,
             "batch_size": self.batch_size,
         }
+
+
+def _not_run(contrast: Contrast, settings: Settings) -> Attribution:
+    raise AssertionError("scores of a file are read, not computed")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from interp.circuits.judging.stability import resampled_stability
 from interp.circuits.judging.trials import Trials
 from interp.circuits.results import RunInfo, environment
 from interp.discovery.choice import Choice
+from interp.discovery.exports import read_scores
 from interp.discovery.proof import as_record, prove
 from interp.discovery.request import Request
 from interp.discovery.result import RANKINGS, Circuit, Curves, Measured, Steadiness
@@ -53,6 +55,7 @@ def circuit(
     absolute: bool = True,
     positions: str = "none",
     judge: Task | None = None,
+    scores: str | Path | None = None,
     metric: str | Metric | None = None,
     steps: int = 5,
     gap: float | None = None,
@@ -79,6 +82,8 @@ def circuit(
         positions: 'none': all positions share edges; 'roles': each role of the task has edges of its own, and so has the
             rest; 'all': each position has.
         judge: prompts that judge; None draws others of the same task, and takes the second half of a file.
+        scores: a file of another tool that holds the scores of all edges (see `interp.discovery.exports`); nothing is
+            scored then.
         metric: a name in `interp.hooks.metrics`; None is the task's own.
         steps, gap: of methods that integrate, see `Settings`.
         beside: other replacements that the finished circuit is judged under.
@@ -106,6 +111,8 @@ def circuit(
     chooses, judges = both_sides(
         model, task, judge, metric, ablation, positions, truncate=truncate, first_token=first_token
     )
+    if scores is not None:
+        request = request.with_scores(scores)
     found = Discovery(model, request, chooses, judges, progress).result()
     run = replace(found.run, command=command, started=started, seconds=round(time.monotonic() - clock, 3))
     return replace(found, run=run)
@@ -174,6 +181,8 @@ class Discovery:
 
     def _scores(self) -> tuple[np.ndarray, float]:
         """Scores prompt by prompt (one row for methods that have none), and what they cost in forwards of a prompt."""
+        if self.request.scores is not None:
+            return read_scores(self.request.scores, self.flow.graph).scores.astype(np.float32)[None], 0.0
         method: Method = self.request.method
         rows, forwards = [], 0.0
         size = self.request.batch_size if method.by_prompt else len(self.chooses)
@@ -252,7 +261,7 @@ class Discovery:
             task=self.chooses.record(),
             method={
                 "kind": Circuit.kind, **self.request.record(), "judge": self.judges.record(), "chosen": how,
-                "forwards": round(forwards, 3),
+                "forwards": round(forwards, 3), "d_model": self.model.w_out(0).shape[-1],
             },
             seeds={"task": self.chooses.task.seed, "judge": self.judges.task.seed, "evidence": self.request.seed},
             versions=environment(),

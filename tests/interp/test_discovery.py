@@ -14,6 +14,7 @@ import pytest
 import interp
 from interp.circuits.edges.masked import MaskedRuns
 from interp.discovery.choice import Choice
+from interp.discovery.exports import export
 from interp.discovery.result import Circuit
 from interp.discovery.roles import Roles
 from interp.hooks.model import HookedModel
@@ -185,3 +186,19 @@ def test_a_choice_says_one_thing() -> None:
         Choice()
     with pytest.raises(InterpError, match="E205"):
         Choice(size=-1)
+
+
+@pytest.mark.parametrize("end", [".json", ".pt", ".graph.json", ".graphml"])
+def test_a_circuit_goes_out_and_comes_back_as_scores(end: str, tmp_path: Path) -> None:
+    result, path = found("planted-induction-gqa", size=5), tmp_path / f"circuit{end}"
+    export(result, path)
+    again = interp.circuit(model("planted-induction-gqa"), task("planted-induction-gqa"), scores=path, size=5, **QUICK)
+    np.testing.assert_array_equal(again.scores, result.scores.astype(np.float32))
+    np.testing.assert_array_equal(again.edges, result.edges)
+    assert again.run.method["method"] == "given" and again.stability is None and np.isnan(again.q).all()
+
+
+def test_files_of_unknown_kinds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InterpError, match="E204"):
+        export(found(size=12), tmp_path / "circuit.txt")
+    assert refusal(scores=tmp_path / "none.json").code == "E204"
