@@ -170,3 +170,13 @@ def cosine(output: Output, reference: Output) -> Rows:
     """`<output, reference> / (|output| |reference|)`; nan where a vector is 0."""
     lengths: Tensor = torch.linalg.vector_norm(output, dim=-1) * torch.linalg.vector_norm(reference, dim=-1)
     return (output * reference).sum(-1) / lengths
+
+
+@register(
+    "closeness",
+    "squared logits",
+    "Minus the mean squared difference of the logits to the untouched model's; 0 where nothing changed.",
+)
+def closeness(output: Output, reference: Output) -> Rows:
+    """`-mean (output - reference)^2` over the vocabulary. Its gradient is 0 at the untouched model."""
+    return -(output - reference).square().mean(-1)

@@ -144,13 +144,13 @@ class Written:
             for readers, gradient in pull.at(rows):
                 seen = int(flow.graph.seen[readers.start])
                 some = written[:seen].transpose(0, 1)  # [batch writer pos d]
-                if place_of is None:
-                    against = gradient.transpose(1, 2).flatten(2)  # with positions summed in one product
-                    total[:, 0, :seen, readers] += torch.bmm(some.flatten(2), against.mT)
-                    continue
-                each = torch.einsum("bwpd,bprd->bpwr", some, gradient)
-                where = torch.nn.functional.one_hot(place_of[:, rows], self.contrast.n_places).to(each.dtype)
-                total[:, :, :seen, readers] += torch.einsum("bpc,bpwr->bcwr", where, each)
+                if place_of is None:  # positions are summed in the same product
+                    total[:, 0, :seen, readers] += torch.bmm(some.flatten(2), gradient.transpose(1, 2).flatten(2).mT)
+                else:
+                    each = torch.einsum("bwpd,bprd->bpwr", some, gradient)
+                    where = torch.nn.functional.one_hot(place_of[:, rows], self.contrast.n_places).to(each.dtype)
+                    total[:, :, :seen, readers] += torch.einsum("bpc,bpwr->bcwr", where, each)
+                del gradient  # the next one needs its memory
         return total
 
 
@@ -177,9 +177,10 @@ def along_inputs(contrast: Contrast, path: Sequence[Point]) -> Attribution:
     values: dict[float, Tensor] = {}
     for share, weight in path:
         pull = contrast.gradients(share)
-        scores = weight * written.score(pull)
-        total = scores if total is None else total + scores
+        scores = written.score(pull).mul_(weight)
+        total = scores if total is None else total.add_(scores)
         values[share] = pull.values
+        del pull, scores  # the next ones need their memory
     assert total is not None
     return Attribution(total, PULL * len(path), values)
 
@@ -225,11 +226,12 @@ def along_activations(contrast: Contrast, path: Sequence[Point], tokens: int = 1
     """
     flow, graph = contrast.flow, contrast.flow.graph
     difference = contrast.clean.minus(contrast.ablated)
-    batch, width, _ = next(iter(difference.embed.values())).shape
+    batch, width, d_model = next(iter(difference.embed.values())).shape
     per_run = max(1, tokens // (batch * width))
     total = torch.zeros((batch, contrast.n_places, *graph.exists.shape), device=flow.model.device)
     values: dict[float, Tensor] = {}
-    written = torch.cat(list(flow.columns(difference)), 2).permute(2, 0, 1, 3).contiguous()
+    written = next(iter(difference.embed.values())).new_empty((len(graph.writers), batch, width, d_model))
+    flow.laid_out(difference, slice(None), written)
     for share, weight in path:
         for start in range(0, len(graph.writers), per_run):
             members = range(start, min(start + per_run, len(graph.writers)))
@@ -241,6 +243,8 @@ def along_activations(contrast: Contrast, path: Sequence[Point], tokens: int = 1
                 total[:, :, start : start + len(members), readers] += weight * torch.einsum(
                     "bpc,bpwr->bcwr", where, each
                 )
+                del gradient, per_writer, each  # the next ones need their memory
+            del pull
     exists = torch.from_numpy(graph.exists).to(total.device)
     return Attribution(total * exists, PULL * len(path) * len(graph.writers), values)
 

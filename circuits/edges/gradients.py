@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.circuits.graph.flow import MLP_IN, Flow, Stream, lean, reading_at
+from interp.circuits.graph.flow import MLP_IN, Flow, Stream
+from interp.circuits.graph.lean import lean, reading_at
 from interp.circuits.question import Question
 from interp.circuits.writes import POST, PRE
 from interp.hooks.adapters.base import HookContext, HookFn
@@ -57,12 +58,12 @@ class Gradients:
         """Gradients in the stream at some positions, layer by layer: which readers, and theirs."""
         first = 0
         for layer, shape in enumerate(self.flow.graph.layers):
-            found = [self._heads(layer, rows), *([self.mlps[layer][:, rows, None]] if shape.has_mlp else [])]
             size = shape.heads + 2 * shape.kv_heads
-            yield slice(first, first + size), found[0]
+            yield slice(first, first + size), self._heads(layer, rows)
+            first += size
             if shape.has_mlp:
-                yield slice(first + size, first + size + 1), found[1]
-            first += size + shape.has_mlp
+                yield slice(first, first + 1), self.mlps[layer][:, rows, None]
+                first += 1
         yield slice(first, first + 1), self.logits[:, rows, None]
 
     def _heads(self, layer: int, rows: slice) -> Float[Tensor, "batch some_pos reader d_model"]:
@@ -147,7 +148,7 @@ def _run(flow: Flow, question: Question, hooks: Mapping[str, list[HookFn]]) -> F
 
 def run_read(model: HookedModel, question: Question, run: Callable[[], Tensor]) -> Float[Tensor, "batch d_out"]:
     """What the metric sees of a forward, with the output layer run where it is read alone."""
-    with lean(model), reading_at(model, question.batch, question.read_at) as is_short:
+    with lean(model.adapter), reading_at(model, question.batch, question.read_at) as is_short:
         output = run()
     return output[:, 0] if is_short else read_output(output, question.batch, question.read_at)
 

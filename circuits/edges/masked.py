@@ -1,8 +1,10 @@
 """Forwards in which some edges are out: every reader sees its own sum of writers.
 
 What a reader reads is the stream of the current run plus, for every edge that is out, what stands in for the writer less
-what the writer writes in the current run. Norms are computed anew on that, and so is everything after. With soft masks
-an edge is partly out. Several circuits run side by side on the batch axis; readers whose edges are all in, in all of
+what the writer writes in the current run. Where most edges of a reader are out, it is told from the other end: all that
+stands in for writers, plus the difference for every edge that is in. A norm makes much of little, so that next to
+nothing must not be the difference of large numbers. Norms are computed anew on what is read, and so is everything after.
+With soft masks an edge is partly out. Several circuits run side by side on the batch axis; readers whose edges are all in, in all of
 them, read the stream as it is and cost nothing.
 """
 
@@ -15,7 +17,7 @@ from functools import cached_property, partial
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.circuits.edges.attribution import Contrast
@@ -87,6 +89,28 @@ class MaskedRuns:
         """The metric of what `outputs` gave."""
         question = self.contrast.question
         return torch.stack([question.measure(one, 0, len(one), self.contrast.reference) for one in outputs])
+
+    @cached_property
+    def stood_in(self) -> dict[int, Stream]:
+        """Number of writers -> the sum of what stands in for the first ones, and of what none of them wrote.
+
+        It ends where the latter is not the same in every run.
+        """
+        flow, ablated = self.flow, self.contrast.ablated
+        n, total = 0, torch.zeros((), dtype=flow.model.dtype, device=flow.model.device)
+        for value in ablated.embed.values():
+            n, total = n + 1, total + value
+        found = {n: total}
+        for layer, shape in enumerate(flow.graph.layers):
+            if (constant := flow.constant(layer)) is None:
+                break
+            total = total + flow.expand(layer, ablated.heads[layer]).sum(2) + constant
+            n += shape.heads
+            found[n] = total
+            if shape.has_mlp:
+                n, total = n + 1, total + ablated.mlp[layer]
+                found[n] = total
+        return found
 
     @cached_property
     def recorded(self) -> Record:
@@ -203,12 +227,24 @@ class MaskedRun:
         """What these readers, which see the same writers, read."""
         seen = int(self.flow.graph.seen[readers[0]])
         moved = torch.stack([self.state.moved[index] for index in range(seen)], 2)
-        out, place_of = self.out[:, :, :seen, readers], self.runs.contrast.place_of
+        out = self.out[:, :, :seen, readers].to(moved.dtype)
+        shares, begun = out, stream[:, :, None]
+        mostly = out.detach().sum(2) > seen / 2  # [circuit place reader]
+        if mostly.any() and seen in self.runs.stood_in:
+            shares = torch.where(mostly[:, :, None], out - 1, out)
+            stood_in = self._repeated(self.runs.stood_in[seen])[:, :, None]
+            begun = torch.where(self._at_tokens(mostly)[..., None], stood_in, begun)
+        place_of = self.runs.contrast.place_of
         if place_of is None:
-            shift = torch.einsum("cwr,cbpwm->cbprm", out[:, 0], moved.unflatten(0, (self.n, -1))).flatten(0, 1)
+            shift = torch.einsum("cwr,cbpwm->cbprm", shares[:, 0], moved.unflatten(0, (self.n, -1))).flatten(0, 1)
         else:
-            shift = torch.einsum("bpwr,bpwm->bprm", out[:, place_of].flatten(0, 1), moved)
-        return stream[:, :, None] + shift.to(stream.dtype)
+            shift = torch.einsum("bpwr,bpwm->bprm", shares[:, place_of].flatten(0, 1), moved)
+        return begun + shift.to(stream.dtype)
+
+    def _at_tokens(self, value: Bool[Tensor, "circuit place reader"]) -> Bool[Tensor, "row some_pos reader"]:
+        """A value of each class of positions, at every token."""
+        place_of, n_rows = self.runs.contrast.place_of, self.runs.contrast.question.batch.size
+        return value.repeat_interleave(n_rows, 0) if place_of is None else value[:, place_of].flatten(0, 1)
 
     def _mix_one(self, readers: list[int], value: Stream, _: HookContext) -> Stream:
         return self._mixed(value, readers)[:, :, 0]

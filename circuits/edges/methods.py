@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from interp.circuits.edges.acdc import by_losses, by_thresholds
 from interp.circuits.edges.attribution import (
     ABLATED,
     BOTH_ENDS,
@@ -17,6 +18,11 @@ from interp.circuits.edges.attribution import (
     points,
 )
 from interp.circuits.edges.exact import exact
+from interp.circuits.edges.growth import Growing
+from interp.circuits.edges.growth import attributed as grown
+from interp.circuits.edges.mask_gradient import along_masks
+from interp.circuits.edges.pruning import Pruning
+from interp.circuits.edges.pruning import attributed as pruned
 from interp.kernels.errors import InterpError, suggest
 
 
@@ -29,12 +35,22 @@ class Settings:
         rule: of an integration, see `points`.
         gap: stop integrating when scores add up to within this share; None takes `steps` as they are.
         seed: of everything that is drawn.
+        tau: of ACDC, in the metric's unit.
+        taus: of ACDC over thresholds; the paper's grid for logit differences, coarser.
+        size: share of edges that learned masks aim at, and at which growth ends.
+        epochs: steps in which masks are learned.
+        budget: of growth, in forwards.
     """
 
     steps: int = 5
     rule: str = "midpoint"
     gap: float | None = None
     seed: int = 0
+    tau: float = 0.1
+    taus: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+    size: float = 0.1
+    epochs: int = 200
+    budget: float = 500.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +84,7 @@ def _activations(contrast: Contrast, settings: Settings) -> Attribution:
 
 
 IG = ("steps", "rule")
+CONMY = "Conmy et al. 2023, Towards Automated Circuit Discovery (arXiv 2304.14997)"
 HANNA = "Hanna et al. 2024, Have Faith in Faithfulness (arXiv 2403.17806)"
 
 METHODS = {
@@ -104,6 +121,54 @@ METHODS = {
             HANNA,
             _activations,
             IG,
+        ),
+        Method(
+            "mask-gradient",
+            "gradient of the metric at masks, all edges at one value, averaged from out to in",
+            "Miller et al. 2024, Transformer Circuit Faithfulness Metrics Are Not Robust (arXiv 2407.08734)",
+            lambda contrast, settings: along_masks(contrast, points(settings.rule, settings.steps)),
+            IG,
+            by_prompt=False,
+        ),
+        Method(
+            "path-patching",
+            "what the metric loses when the direct path alone carries what the writer wrote on other prompts: `exact`",
+            "Wang et al. 2022 (arXiv 2211.00593); Goldowsky-Dill et al. 2023 (arXiv 2304.05969)",
+            lambda contrast, _: exact(contrast),
+        ),
+        Method(
+            "acdc",
+            "what the metric lost when the edge was tried, in the circuit as it was then",
+            CONMY,
+            lambda contrast, settings: by_losses(contrast, settings.tau),
+            ("tau",),
+            by_prompt=False,
+        ),
+        Method(
+            "acdc-thresholds",
+            "the largest threshold at which the edge stays",
+            CONMY,
+            lambda contrast, settings: by_thresholds(contrast, settings.taus),
+            ("taus",),
+            by_prompt=False,
+        ),
+        Method(
+            "pruning",
+            "how far a learned mask lets the edge in (log-alpha)",
+            "Bhaskar et al. 2024, Finding Transformer Circuits with Edge Pruning (arXiv 2406.16778)",
+            lambda contrast, settings: pruned(
+                contrast, Pruning(size=settings.size, steps=settings.epochs, seed=settings.seed)
+            ),
+            ("size", "epochs", "seed"),
+            by_prompt=False,
+        ),
+        Method(
+            "growth",
+            "how early greedy growth adds the edge",
+            "edge by edge from the empty circuit, as greedy search over paths",
+            lambda contrast, settings: grown(contrast, Growing(budget=settings.budget, size=settings.size)),
+            ("budget", "size"),
+            by_prompt=False,
         ),
     )
 }

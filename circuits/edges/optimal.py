@@ -84,12 +84,12 @@ def learned(contrast: Contrast, circuits: Sequence[Edges], learning: Learning) -
     values = contrast.ablated.map(lambda value: value.detach().clone().requires_grad_())
     parameters = [*values.embed.values(), *values.heads.values(), *values.mlp.values()]
     adam = torch.optim.Adam(parameters, lr=learning.rate)
-    runs = MaskedRuns(replace(contrast, ablated=values))
+    contrast = replace(contrast, ablated=values)
     losses: list[float] = []
     best, best_loss, waited = values.map(torch.clone), np.inf, 0
     for step in range(learning.steps + 1):
         adam.zero_grad()
-        losses.append(_descend(runs, masks))
+        losses.append(_descend(contrast, masks))
         if step % learning.every == 0 or step == learning.steps:
             waited = 0 if losses[-1] < best_loss else waited + 1
             if losses[-1] < best_loss:
@@ -112,13 +112,14 @@ def singles(graph: Graph) -> list[Edges]:
     return found
 
 
-def _descend(runs: MaskedRuns, masks: Sequence[Edges]) -> float:
+def _descend(contrast: Contrast, masks: Sequence[Edges]) -> float:
     """The mean loss over circuits and prompts; its gradient is added to the constants'."""
-    contrast, total = runs.contrast, 0.0
+    total = 0.0
     width = next(iter(contrast.clean.embed.values())).shape[1]
     most = max(1, TOKENS // (contrast.question.batch.size * width))
     with frozen(contrast.flow.model), torch.enable_grad():
         for start in range(0, len(masks), most):
+            runs = MaskedRuns(contrast)  # new ones: what they remember belongs to one pass and these constants
             some = torch.from_numpy(np.stack(masks[start : start + most]).astype(np.float32))
             measured: Tensor = runs.measured(runs.outputs(some.to(contrast.flow.model.device)))
             loss = -measured.mean(1).sum() / len(masks)

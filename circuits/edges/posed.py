@@ -16,7 +16,7 @@ from interp.hooks.pairs import Pairs
 
 @dataclass(frozen=True, eq=False)
 class Posed:
-    """Prompts that a model is asked, and those that stand beside them.
+    """Prompts that a model is asked, and those that stand beside them, on the model's device.
 
     Attributes:
         corrupt: the other prompt of each pair; None where there is none.

@@ -11,19 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from interp.circuits.edges.attribution import Contrast
+from interp.circuits.edges.means import averaged
 from interp.circuits.edges.optimal import Learning, learned
 from interp.circuits.edges.posed import Posed
 from interp.circuits.graph.flow import Flow, Writes
 from interp.circuits.graph.graph import Edges
 from interp.hooks.batch import Batch
 from interp.kernels.errors import InterpError, suggest
-
-Weights = Float[Tensor, "group batch pos"]
-"""How much each cell of the prompts counts in the mean of each group; real tokens alone, every group sums to 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +62,9 @@ class StandIn:
         if self.lengths is not None and (posed.mask.sum(1) != self.lengths).any():
             what = f"the means are of prompts of {self.lengths} tokens, and some prompts that judge have another length"
             raise InterpError("E205", what, where=self.name, fix=LENGTHS_FIX)
+        if self.lengths is not None:
+            at = torch.arange(posed.mask.shape[1]).clamp(max=self.lengths - 1)  # padding gets what stands before it
+            return self.values.map(lambda value: value[:, at])
         if not self.by_place:
             return self.values
         if posed.place_of is None:
@@ -114,32 +113,6 @@ def stand_in(
     if name not in REPLACEMENTS:
         raise InterpError("E201", f"no replacement {name!r}", fix=suggest(name, REPLACEMENTS))
     return REPLACEMENTS[name].make(flow, taken, circuits, learning or Learning())
-
-
-def averaged(flow: Flow, batch: Batch, weights: Weights, chunk: int = 64) -> Writes:
-    """Weighted sums over prompts and positions of what every writer writes [1 group ...].
-
-    Args:
-        chunk: prompts of one forward.
-    """
-    total: Writes | None = None
-    for start in range(0, batch.size, chunk):
-        some = weights[:, start : start + chunk]
-        part = flow.record(batch.rows(start, min(start + chunk, batch.size))).map(_summed(some))
-        total = part if total is None else total.minus(part.map(torch.neg))
-    assert total is not None
-    return total
-
-
-def _summed(weights: Weights) -> Callable[[Tensor], Tensor]:
-    """Cells with weight 0 add nothing, whatever stands there."""
-
-    def of(value: Tensor) -> Tensor:
-        known = weights.to(value.device).sum(0) > 0
-        clean = torch.where(known[(...,) + (None,) * (value.ndim - 2)], value, 0)
-        return torch.einsum("gbp,bp...->g...", weights.to(value.device, value.dtype), clean)[None]
-
-    return of
 
 
 def _resample(flow: Flow, taken: Posed, circuits: Sequence[Edges], learning: Learning) -> StandIn:

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.circuits.graph.entrances import Entrance
 from interp.circuits.graph.graph import EMBED, POS_EMBED, Graph, LayerShape
+from interp.circuits.graph.lean import lean, reading_at
 from interp.circuits.readout import Norm, is_close, refused
 from interp.circuits.writes import ATTN, MLP, POST, PRE, Writers, Z
-from interp.hooks.adapters.huggingface import HuggingFaceAdapter
 from interp.hooks.batch import Batch
 from interp.hooks.capture import Cache
 from interp.hooks.names import point_name
 from interp.hooks.prompts import from_inputs
 from interp.hooks.reads import Reads
-from interp.hooks.rerun.restart import FUSED, read_only_at, replaced, written_out
 
 if TYPE_CHECKING:
     from interp.hooks.model import HookedModel
@@ -193,15 +191,22 @@ class Flow:
             raise refused(self.model, f"what was written does not sum to {where}")
         return float((total - given).abs().max() / given.abs().max().clamp(min=1e-30))
 
-    def _bias(self, layer: int, cache: Cache) -> Tensor:
-        """What attention writes that belongs to no head."""
-        bias = self.model.adapter.block(layer).out.bias  # type: ignore[attr-defined]
-        norm = self.norms[layer]
-        bias = cache[point_name(ATTN, layer)].new_zeros(()) if bias is None else bias.detach()
+    def constant(self, layer: int) -> Float[Tensor, "#d_model"] | None:
+        """What attention adds that belongs to no head; None where a norm makes it another in every run."""
+        bias, norm = self.model.adapter.block(layer).out.bias, self.norms[layer]  # type: ignore[attr-defined]
         if norm is None:
-            return bias
-        scale = self._scale(layer, cache[point_name(Z, layer)], cache[point_name(ATTN, layer)])
-        return norm(bias.expand_as(cache[point_name(ATTN, layer)]), scale).to(scale.dtype)
+            return torch.zeros(1, dtype=self.model.dtype, device=self.model.device) if bias is None else bias.detach()
+        return norm.bias.to(self.model.dtype) if bias is None else None
+
+    def _bias(self, layer: int, cache: Cache) -> Float[Tensor, "*#batch d_model"]:
+        """The same in one run."""
+        constant, norm = self.constant(layer), self.norms[layer]
+        if constant is not None:
+            return constant
+        assert norm is not None
+        bias, attn_out = self.model.adapter.block(layer).out.bias, cache[point_name(ATTN, layer)]  # type: ignore[attr-defined]
+        scale = self._scale(layer, cache[point_name(Z, layer)], attn_out)
+        return norm(bias.detach().expand_as(attn_out), scale).to(scale.dtype)
 
     def writes(self, cache: Cache) -> Writes:
         """What was written, from the points of a run."""
@@ -245,7 +250,7 @@ class Flow:
     @torch.no_grad()
     def record(self, batch: Batch) -> Writes:
         """What every writer writes on these prompts."""
-        with lean(self.model), reading_at(self.model, batch, batch.end):
+        with lean(self.model.adapter), reading_at(self.model, batch, None if batch.mask is None else batch.end):
             return self.writes(self.model.run_with_cache(batch, self.written)[1])
 
     def columns(self, writes: Writes, rows: slice = slice(None)) -> Iterator[Float[Tensor, "batch some_pos writer d"]]:
@@ -272,25 +277,3 @@ class Flow:
             if shape.has_mlp:
                 out[first] = writes.mlp[layer][:, rows]
                 first += 1
-
-
-@contextmanager
-def lean(model: HookedModel) -> Iterator[None]:
-    """Activations that transformers writes out, step by step, run as one operation inside the block."""
-    assert isinstance(model.adapter, HuggingFaceAdapter)
-    with ExitStack() as stack:
-        for module in written_out(model.adapter):
-            stack.enter_context(replaced(module, FUSED[type(module).__name__]))
-        yield
-
-
-@contextmanager
-def reading_at(model: HookedModel, batch: Batch, read_at: Int[Tensor, " batch"]) -> Iterator[bool]:
-    """The output layer runs at one position of each prompt alone inside the block, where there is one; whether it does."""
-    adapter = model.adapter
-    is_text = "input_ids" in batch.inputs and bool((read_at >= 0).all())
-    if isinstance(adapter, HuggingFaceAdapter) and is_text and adapter.output_name == "logits":
-        with read_only_at(adapter, read_at):
-            yield True
-    else:
-        yield False

@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from interp.circuits.evidence import bootstrap_interval
 from interp.circuits.graph.graph import Edges, Graph
 from interp.circuits.groups import LEAST_TO_SPLIT
-from interp.circuits.judging.findings import Finding, Testing, Values, check_circuit
+from interp.circuits.judging.findings import Edge, Finding, Rigour, Values, check_circuit
 from interp.circuits.tables import number
 
 
@@ -50,7 +50,7 @@ def completeness(
     graph: Graph,
     edges: Edges,
     values: Values,
-    testing: Testing | None = None,
+    rigour: Rigour | None = None,
     *,
     tolerance: float = 0.2,
     n_sets: int = 20,
@@ -67,17 +67,17 @@ def completeness(
         rounds: edges of the greedy part, at most.
         tries: edges tried in each round, drawn at random.
     """
-    testing = testing or Testing()
+    rigour = rigour or Rigour()
     check_circuit(graph, edges)
-    rng = np.random.default_rng([testing.seed, 7])
+    rng = np.random.default_rng([rigour.seed, 7])
     full, empty = values([graph.full, graph.none])
-    choosing, judging = _halves(len(full), rng)
+    choosing, judging = halves(len(full), rng)
     sets: list[tuple[str, Edges]] = [("nothing", graph.none)]
     sets += [("random", edges & (rng.random(edges.shape) < rng.random())) for _ in range(n_sets)]
     sets += [("greedy", one) for one in _greedy(graph, edges, values, choosing, rng, rounds, tries)]
     found = values([left for _, k in sets for left in (edges & ~k, graph.full & ~k)])[:, judging]
     gaps = tuple(
-        _gap(kind, k, circuit, model, testing.level / len(sets), testing.seed)
+        _gap(kind, k, circuit, model, rigour.level / len(sets), rigour.seed)
         for (kind, k), circuit, model in zip(sets, found[::2], found[1::2], strict=True)
     )
     allowed = tolerance * abs(float((full - empty)[judging].mean()))
@@ -124,14 +124,14 @@ def _greedy(
         left = np.argwhere(edges & ~removed)
         if not len(left):
             return
-        parts = [_with(removed, *edge) for edge in rng.permutation(left)[:tries]]
+        parts = [_with(removed, edge) for edge in rng.permutation(left)[:tries]]
         found = values([kept & ~part for part in parts for kept in (edges, graph.full)])
         gaps = np.abs((found[::2] - found[1::2])[:, choosing].mean(1))
         removed = parts[int(gaps.argmax())]
         yield removed
 
 
-def _halves(n: int, rng: np.random.Generator) -> tuple[Bool[np.ndarray, " prompt"], Bool[np.ndarray, " prompt"]]:
+def halves(n: int, rng: np.random.Generator) -> tuple[Bool[np.ndarray, " prompt"], Bool[np.ndarray, " prompt"]]:
     """Prompts that choose and prompts that judge; all of them do both where there are fewer than four."""
     if n < LEAST_TO_SPLIT:
         return np.ones(n, dtype=bool), np.ones(n, dtype=bool)
@@ -140,7 +140,7 @@ def _halves(n: int, rng: np.random.Generator) -> tuple[Bool[np.ndarray, " prompt
     return choosing, ~choosing
 
 
-def _with(edges: Edges, place: int, writer: int, reader: int) -> Edges:
+def _with(edges: Edges, edge: Edge) -> Edges:
     more = edges.copy()
-    more[place, writer, reader] = True
+    more[tuple(edge)] = True
     return more

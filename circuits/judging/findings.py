@@ -6,11 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from interp.circuits.graph.graph import Edges, Graph
 from interp.circuits.tables import as_html, as_text, interval, number
 from interp.kernels.errors import InterpError
+
+Edge = Int[np.ndarray, "3"]
+"""Place, writer and reader."""
 
 Values = Callable[[Sequence[Edges]], Float[np.ndarray, "circuit prompt"]]
 """The metric under circuits, as `interp.circuits.judging.trials.Trials` gives it."""
@@ -63,7 +66,7 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class Testing:
+class Rigour:
     """How circuits are tested.
 
     Attributes:

@@ -18,13 +18,13 @@ from jaxtyping import Float
 from interp.circuits.graph.graph import Edges, Graph
 from interp.circuits.judging.baselines import drawn, shuffled
 from interp.circuits.judging.completeness import completeness
-from interp.circuits.judging.findings import Finding, Findings, Testing, Values, check_circuit, exact_interval
+from interp.circuits.judging.findings import Finding, Findings, Rigour, Values, check_circuit, exact_interval
 from interp.circuits.judging.independence import dependence
 from interp.circuits.judging.minimality import minimality
 from interp.circuits.tables import number
 
 
-def hypotheses(graph: Graph, edges: Edges, values: Values, testing: Testing | None = None) -> Findings:
+def hypotheses(graph: Graph, edges: Edges, values: Values, rigour: Rigour | None = None) -> Findings:
     """Every test of this file, completeness and minimality.
 
     Raises:
@@ -32,25 +32,25 @@ def hypotheses(graph: Graph, edges: Edges, values: Values, testing: Testing | No
     """
     check_circuit(graph, edges)
     tests = (equivalence, independence, sufficiency, necessity)
-    found = [test(graph, edges, values, testing) for test in tests]
-    found += [completeness(graph, edges, values, testing).finding, minimality(graph, edges, values, testing).finding]
+    found = [test(graph, edges, values, rigour) for test in tests]
+    found += [completeness(graph, edges, values, rigour).finding, minimality(graph, edges, values, rigour).finding]
     return Findings(tuple(found))
 
 
-def equivalence(graph: Graph, edges: Edges, values: Values, testing: Testing | None = None) -> Finding:
+def equivalence(graph: Graph, edges: Edges, values: Values, rigour: Rigour | None = None) -> Finding:
     """Is the chance that the circuit does better than the model on a prompt within `margin` of 1/2?
 
     p is the chance of a share so far from 1/2 where the true one is at the margin; at or below the level, the circuit is not
     equivalent. A small sample or a wide margin cannot refuse it.
     """
-    testing = testing or Testing()
+    rigour = rigour or Rigour()
     full, circuit = values([graph.full, edges])
     share = float(np.mean((circuit > full) + 0.5 * (circuit == full)))
-    p = _farther(len(full), abs(share - 0.5), testing.margin)
-    low, high = exact_interval(round(share * len(full)), len(full), testing.level)
-    holds = p > testing.level
+    p = _farther(len(full), abs(share - 0.5), rigour.margin)
+    low, high = exact_interval(round(share * len(full)), len(full), rigour.level)
+    holds = p > rigour.level
     words = "not told from the model" if holds else ("better" if share > 0.5 else "worse") + " than the model too often"
-    null = f"does better on 1/2 of prompts, give or take {testing.margin:g}"
+    null = f"does better on 1/2 of prompts, give or take {rigour.margin:g}"
     return Finding("equivalence", share, low, high, null, p, holds, words)
 
 
@@ -63,13 +63,13 @@ def _farther(n: int, distance: float, margin: float) -> float:
 
 
 def independence(
-    graph: Graph, edges: Edges, values: Values, testing: Testing | None = None, widths: str = "own"
+    graph: Graph, edges: Edges, values: Values, rigour: Rigour | None = None, widths: str = "own"
 ) -> Finding:
     """Does what is left of the model without the circuit know on which prompts the model does well?"""
-    testing = testing or Testing()
+    rigour = rigour or Rigour()
     full, rest = values([graph.full, graph.full & ~edges])
-    found = dependence(full, rest, widths=widths, seed=testing.seed)
-    holds = found.p > testing.level
+    found = dependence(full, rest, widths=widths, seed=rigour.seed)
+    holds = found.p > rigour.level
     words = "no trace of the task is seen outside" if holds else "what is outside still depends on the task"
     words += f"; its metric there is {number(float(rest.mean()))}, sd {number(float(rest.std()))}"
     null = f"HSIC of shuffled prompts, mean {number(found.by_chance)}"
@@ -77,39 +77,39 @@ def independence(
     return Finding("independence", found.hsic, nan, nan, null, found.p, holds, words)
 
 
-def sufficiency(graph: Graph, edges: Edges, values: Values, testing: Testing | None = None) -> Finding:
+def sufficiency(graph: Graph, edges: Edges, values: Values, rigour: Rigour | None = None) -> Finding:
     """Is the circuit nearer to the model than a share q* of random circuits of its size?"""
-    testing = testing or Testing()
-    others = random_circuits(graph, edges, testing)
+    rigour = rigour or Rigour()
+    others = random_circuits(graph, edges, rigour)
     full, circuit, *random = values([graph.full, edges, *others])
     wins = int((_loss(full, circuit) <= _loss(full, np.stack(random))).sum())
-    return _beaten("sufficiency", wins, testing, "nearer to the model than", "as near")
+    return _beaten("sufficiency", wins, rigour, "nearer to the model than", "as near")
 
 
-def necessity(graph: Graph, edges: Edges, values: Values, testing: Testing | None = None) -> Finding:
+def necessity(graph: Graph, edges: Edges, values: Values, rigour: Rigour | None = None) -> Finding:
     """Does the model lose more without the circuit than without a share q* of random circuits of its size?"""
-    testing = testing or Testing()
-    others = random_circuits(graph, edges, testing)
+    rigour = rigour or Rigour()
+    others = random_circuits(graph, edges, rigour)
     full, without, *random = values([graph.full, *(graph.full & ~one for one in (edges, *others))])
     wins = int((_loss(full, without) > _loss(full, np.stack(random))).sum())
-    return _beaten("partial necessity", wins, testing, "costs more to lose than", "costs as much to lose")
+    return _beaten("partial necessity", wins, rigour, "costs more to lose than", "costs as much to lose")
 
 
-def random_circuits(graph: Graph, edges: Edges, testing: Testing) -> list[Edges]:
+def random_circuits(graph: Graph, edges: Edges, rigour: Rigour) -> list[Edges]:
     """Circuits of the same number of edges after pruning (never fewer), see `baselines.of_size`."""
     check_circuit(graph, edges)
-    draws = drawn(graph, lambda rng: shuffled(graph, rng), [int(edges.sum())], testing.n_random, testing.seed)
+    draws = drawn(graph, lambda rng: shuffled(graph, rng), [int(edges.sum())], rigour.n_random, rigour.seed)
     return [row[0] for row in draws]
 
 
-def _beaten(test: str, wins: int, testing: Testing, better: str, worse: str) -> Finding:
+def _beaten(test: str, wins: int, rigour: Rigour, better: str, worse: str) -> Finding:
     from scipy.stats import binomtest
 
-    n, q = testing.n_random, testing.quantile
+    n, q = rigour.n_random, rigour.quantile
     p = float(binomtest(wins, n, q, alternative="greater").pvalue)
-    holds = p <= testing.level
+    holds = p <= rigour.level
     words = f"{better} {wins} of {n} random circuits" if holds else f"{worse} as random circuits: {wins} of {n} beaten"
-    low, high = exact_interval(wins, n, testing.level)
+    low, high = exact_interval(wins, n, rigour.level)
     return Finding(test, wins / n, low, high, f"beats at most {q:.0%} of circuits of its size", p, holds, words)
 
 

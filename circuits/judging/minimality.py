@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from interp.circuits.graph.graph import Edges, Graph
 from interp.circuits.judging.baselines import of_size
-from interp.circuits.judging.findings import Finding, Testing, Values, check_circuit
+from interp.circuits.judging.findings import Edge, Finding, Rigour, Values, check_circuit
 from interp.circuits.tables import as_html, as_text, listed, number
 
 NAN = float("nan")
@@ -61,7 +61,7 @@ class Minimality:
 
 
 def minimality(
-    graph: Graph, edges: Edges, values: Values, testing: Testing | None = None, *, n_ways: int = 2
+    graph: Graph, edges: Edges, values: Values, rigour: Rigour | None = None, *, n_ways: int = 2
 ) -> Minimality:
     """What each edge does, alone and with others away, beside edges put in at random.
 
@@ -73,13 +73,13 @@ def minimality(
         n_ways: random halves of the circuit that are taken away with the edge, beside the other edges of its reader and of
             its writer.
     """
-    testing = testing or Testing()
+    rigour = rigour or Rigour()
     check_circuit(graph, edges)
-    rng = np.random.default_rng([testing.seed, 8])
+    rng = np.random.default_rng([rigour.seed, 8])
     where, labels = np.argwhere(edges), graph.labels(edges)
-    circuit, *rest = values([edges, *(_without(edges, *edge) for edge in where)])
+    circuit, *rest = values([edges, *(_without(edges, edge) for edge in where)])
     own = ((circuit - np.stack(rest)) ** 2).mean(1)
-    inflated = _inflated(graph, edges, values, rng, testing.n_random)
+    inflated = _inflated(graph, edges, values, rng, rigour.n_random)
     drops = (circuit - np.stack(rest)).mean(1)
     halves = [edges & (rng.random(edges.shape) < 0.5) for _ in range(n_ways)]
     ways = [_ways(edges, edge, halves) for edge in where]
@@ -88,27 +88,27 @@ def minimality(
     for index, label in enumerate(labels):
         largest_drop, way = max([(float(drops[index]), "nothing"), *largest[index]], key=lambda one: abs(one[0]))
         wins = int((own[index] > inflated).sum())
-        p = _fewer(wins, testing)
-        is_idle = p <= testing.level / len(labels)
-        beaten = wins / testing.n_random
+        p = _fewer(wins, rigour)
+        is_idle = p <= rigour.level / len(labels)
+        beaten = wins / rigour.n_random
         found.append(EdgeNeed(label, float(drops[index]), largest_drop, way, beaten, p, is_idle))
-    return Minimality(tuple(found), _minimal(found, testing))
+    return Minimality(tuple(found), _minimal(found, rigour))
 
 
-def _minimal(found: list[EdgeNeed], testing: Testing) -> Finding:
+def _minimal(found: list[EdgeNeed], rigour: Rigour) -> Finding:
     idle = [one.label for one in found if one.is_idle]
     words = "minimal: no edge is told from a needed one" if not idle else f"not minimal: {listed(idle)}"
     p = min(1.0, min(one.p for one in found) * len(found))
-    null = f"every edge does more than {testing.quantile:.0%} of edges put in at random"
+    null = f"every edge does more than {rigour.quantile:.0%} of edges put in at random"
     least = min(one.beaten for one in found)
     return Finding("minimality", least, NAN, NAN, null, p, not idle, words)
 
 
-def _fewer(wins: int, testing: Testing) -> float:
+def _fewer(wins: int, rigour: Rigour) -> float:
     """p of so few wins where the chance of one is q*."""
     from scipy.stats import binomtest
 
-    return float(binomtest(wins, testing.n_random, testing.quantile, alternative="less").pvalue)
+    return float(binomtest(wins, rigour.n_random, rigour.quantile, alternative="less").pvalue)
 
 
 def _inflated(
@@ -123,12 +123,12 @@ def _inflated(
         added = np.argwhere(larger & ~edges)
         if not len(added):  # the circuit is the graph: nothing can be put in
             return np.zeros(n)
-        runs += [larger, _without(larger, *added[rng.integers(len(added))])]
+        runs += [larger, _without(larger, added[rng.integers(len(added))])]
     found = values(runs)
     return np.asarray(((found[::2] - found[1::2]) ** 2).mean(1))
 
 
-def _ways(edges: Edges, edge: np.ndarray, halves: list[Edges]) -> list[tuple[str, Edges]]:
+def _ways(edges: Edges, edge: Edge, halves: list[Edges]) -> list[tuple[str, Edges]]:
     """What is taken away together with an edge: never the edge itself."""
     place, writer, reader = edge
     same_reader, same_writer = np.zeros_like(edges), np.zeros_like(edges)
@@ -136,7 +136,7 @@ def _ways(edges: Edges, edge: np.ndarray, halves: list[Edges]) -> list[tuple[str
     same_writer[place, writer] = edges[place, writer]
     ways = [("its reader's others", same_reader), ("its writer's others", same_writer)]
     ways += [(f"random half {index + 1}", half) for index, half in enumerate(halves)]
-    return [(name, _without(away, *edge)) for name, away in ways if _without(away, *edge).any()]
+    return [(name, _without(away, edge)) for name, away in ways if _without(away, edge).any()]
 
 
 def _largest(
@@ -147,13 +147,13 @@ def _largest(
         left
         for edge, some in zip(where, ways, strict=True)
         for _, away in some
-        for left in (edges & ~away, _without(edges & ~away, *edge))
+        for left in (edges & ~away, _without(edges & ~away, edge))
     ]
     found = iter(values(runs).mean(1))
     return [[(float(next(found) - next(found)), name) for name, _ in some] for some in ways]
 
 
-def _without(edges: Edges, place: int, writer: int, reader: int) -> Edges:
+def _without(edges: Edges, edge: Edge) -> Edges:
     fewer = edges.copy()
-    fewer[place, writer, reader] = False
+    fewer[tuple(edge)] = False
     return fewer

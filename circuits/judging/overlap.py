@@ -167,12 +167,17 @@ def _numbered(classes: Sequence[Hashable]) -> Int[np.ndarray, " item"]:
     return np.array([numbers.setdefault(one, len(numbers)) for one in classes], dtype=np.int64)
 
 
+def check_same(graph: Graph, other: Graph) -> None:
+    """Raise E205 unless two graphs have equal parts and places."""
+    for name in ("layers", "writers", "readers", "places"):
+        if getattr(graph, name) != getattr(other, name):
+            what = f"the graphs differ in their {name}: {graph!r} and {other!r}"
+            raise InterpError("E205", what, fix="compare circuits of models of one shape, or single edges by name")
+
+
 def _check(graph: Graph, other: Graph | None, *circuits: Edges) -> None:
     if other is not None:
-        for name in ("layers", "writers", "readers", "places"):
-            if getattr(graph, name) != getattr(other, name):
-                what = f"the graphs differ in their {name}: {graph!r} and {other!r}"
-                raise InterpError("E205", what, fix="compare circuits of models of one shape, or single edges by name")
+        check_same(graph, other)
     for edges in circuits:
         if edges.shape != graph.full.shape:
             raise InterpError("E206", f"a circuit of shape {edges.shape} for a graph of shape {graph.full.shape}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -124,10 +125,10 @@ def measure(model: HookedModel, bridge: Any, *, rows: int, width: int, rounds: i
     ours, theirs, difference, largest = [], [], 0.0, 0.0
     for number in range(rounds):
         clean, corrupt = pairs(model, rows, width, seed=number)
-        elapsed, scores = seconds(lambda clean=clean, corrupt=corrupt: denoised(flow, clean, corrupt))
+        elapsed, scores = seconds(partial(denoised, flow, clean, corrupt))
         ours.append(elapsed / rows)
         one = clean.rows(0, 1), corrupt.rows(0, 1)
-        elapsed, expected = seconds(lambda one=one: by_transformer_lens(bridge, flow.graph, *one))
+        elapsed, expected = seconds(partial(by_transformer_lens, bridge, flow.graph, *one))
         theirs.append(elapsed)
         difference = max(difference, float((scores[0] - expected)[known].abs().max()))
         largest = max(largest, float(expected.abs().max()))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from interp.cli.bench_circuits import circuits
 from interp.cli.bench_kernels import kernels
 from interp.cli.terminal import Terminal
 from interp.cli.verb import verb
@@ -64,3 +65,4 @@ bench = typer.Typer(
 )
 bench.command()(verb(engine, group="bench"))
 bench.command()(verb(kernels, group="bench"))
+bench.command()(verb(circuits, group="bench"))

@@ -1,9 +1,10 @@
-"""`interp diff`: what differs between two runs, head by head."""
+"""`interp diff`: what differs between two runs, head by head; what two circuits share."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,14 +19,19 @@ def diff(
     first: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
     second: Annotated[Path, typer.Argument(help="Folder of the run to compare with it.", show_default=False)],
 ) -> None:
-    """Compare two runs on the prompts they share: change of each head's effect, interval, multiple-testing correction."""
+    """Compare two runs on the prompts they share: change of each head's effect, interval, multiple-testing correction.
+
+    Of two circuits: the edges and nodes that they share, beside chance.
+    """
     from interp.circuits.diff import COLUMNS, cells, compare
     from interp.circuits.prompt_results import PromptResult
     from interp.report.kinds import open_result
 
     loaded: list[PromptResult] = []
-    for folder in (first, second):
-        run = open_result(folder)
+    opened = [open_result(folder) for folder in (first, second)]
+    if {run.kind for run in opened} == {"circuit"}:
+        return share(terminal, *opened)
+    for folder, run in zip((first, second), opened, strict=True):
         if not isinstance(run, PromptResult):
             raise InterpError("E205", f"a {run.kind!r} run has no effects prompt by prompt", where=str(folder))
         loaded.append(run)
@@ -43,3 +49,16 @@ def diff(
             "notes": list(found.notes),
         }
     )
+
+
+def share(terminal: Terminal, first: Any, second: Any) -> None:
+    """What two circuits share."""
+    from interp.discovery.comparison import COLUMNS, compare
+
+    found = compare(first, second, seed=terminal.seed)
+    terminal.say(found.headline())
+    for line in found.remarks():
+        terminal.say(line)
+    terminal.table(COLUMNS, found.table())
+    rows = [asdict(one) for one in (found.edges, found.nodes)]
+    terminal.emit({"exit_code": 0, "headline": found.headline(), "overlap": rows, "heads": list(found.shared_heads)})

@@ -31,10 +31,12 @@ def naive(name, out, answer, distractor, ref):
         return -sum(p * (np.log(p) - np.log(q)) for p, q in zip(softmax(ref), softmax(out), strict=True))
     if name == "top1":
         return float(all(out[answer] > out[other] for other in range(len(out)) if other != answer))
+    if name == "closeness":
+        return -sum((a - b) ** 2 for a, b in zip(out, ref, strict=True)) / len(out)
     return sum(out * ref) / np.sqrt(sum(out**2)) / np.sqrt(sum(ref**2))
 
 
-@pytest.mark.parametrize("name", ["logit_diff", "log_prob", "prob_diff", "kl", "top1", "cosine"])
+@pytest.mark.parametrize("name", ["logit_diff", "log_prob", "prob_diff", "kl", "top1", "cosine", "closeness"])
 def test_metric_equals_a_plain_loop(name):
     case_ = case()
     found = metric(name)(*case_)
@@ -44,7 +46,7 @@ def test_metric_equals_a_plain_loop(name):
 
 
 def test_the_set_of_metrics_and_their_directions():
-    assert set(METRICS) == {"logit_diff", "log_prob", "prob_diff", "kl", "top1", "cosine"}
+    assert set(METRICS) == {"logit_diff", "log_prob", "prob_diff", "kl", "top1", "cosine", "closeness"}
     assert all(found.higher_is_better and found.unit and found.description for found in METRICS.values())
     assert {name for name, found in METRICS.items() if found.kind == "embedding"} == {"cosine"}
 
@@ -63,6 +65,14 @@ def test_kl_is_zero_for_the_reference_itself_and_negative_otherwise():
     output, _, _, reference = case()
     assert metric("kl")(reference, reference=reference).abs().max() == 0
     assert (metric("kl")(output, reference=reference) < 0).all()
+
+
+def test_closeness_is_zero_for_the_reference_itself_and_flat_there():
+    output, _, _, reference = case()
+    at = reference.clone().requires_grad_()
+    found = metric("closeness")(at, reference=reference)
+    assert found.abs().max() == 0 and torch.autograd.grad(found.sum(), at)[0].abs().max() == 0
+    assert (metric("closeness")(output, reference=reference) < 0).all()
 
 
 def test_kl_takes_tokens_the_reference_rules_out():

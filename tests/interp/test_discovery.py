@@ -14,6 +14,7 @@ import pytest
 import interp
 from interp.circuits.edges.masked import MaskedRuns
 from interp.discovery.choice import Choice
+from interp.discovery.comparison import compare
 from interp.discovery.exports import export
 from interp.discovery.result import Circuit
 from interp.discovery.roles import Roles
@@ -202,3 +203,13 @@ def test_files_of_unknown_kinds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InterpError, match="E204"):
         export(found(size=12), tmp_path / "circuit.txt")
     assert refusal(scores=tmp_path / "none.json").code == "E204"
+
+
+def test_circuits_are_compared_with_chance_beside() -> None:
+    large, small = found(size=12), found(size=6)
+    both = compare(large, small)
+    assert both.edges.shared == small.n_edges and both.edges.of_smaller == 1.0
+    assert both.edges.expected == pytest.approx(large.n_edges * small.n_edges / 80)
+    assert "share" in repr(both) and both.nodes.what == "nodes"
+    with pytest.raises(InterpError, match="E205"):
+        compare(large, found("planted-induction-gqa", size=5))

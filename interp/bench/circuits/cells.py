@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 from time import perf_counter
 
 import numpy as np
-from jaxtyping import Float
 
 from interp.bench.circuits.contenders import Contender, Rows
 from interp.bench.circuits.truths import Case
@@ -66,17 +66,16 @@ class Cell:
 def measure(case: Case, contender: Contender, seed: int = 0) -> Cell:
     """Run a contender and judge its ranking; a refusal becomes a cell that says so."""
     truth, start = case.truth, perf_counter()
+    blank = Cell(truth.model, truth.ablation, contender.name)
     try:
         found = contender.run(case, seed)
         seconds = perf_counter() - start
-        figures = np.mean([judged(case, rows) for rows in found.draws], axis=0)
+        figures = [judged(case, rows) for rows in found.draws]
     except InterpError as error:
-        return Cell(truth.model, truth.ablation, contender.name, error=f"INTERP-{error.code}: {error.what}")
+        return replace(blank, error=f"INTERP-{error.code}: {error.what}")
+    means = {name: fmean(each[name] for each in figures) for name in figures[0]}
     mib = peak(lambda: contender.run(case, seed)) / 2**20 if seconds <= LONGEST else None
-    return Cell(
-        truth.model, truth.ablation, contender.name, *map(float, figures), forwards=found.forwards, seconds=seconds,
-        mib=mib,
-    )  # fmt: skip
+    return replace(blank, forwards=found.forwards, seconds=seconds, mib=mib, **means)  # type: ignore[arg-type]
 
 
 def strength(rows: Rows) -> Scores:
@@ -85,21 +84,18 @@ def strength(rows: Rows) -> Scores:
     return found
 
 
-def judged(case: Case, rows: Rows) -> Float[np.ndarray, " figure"]:
-    """Figures of one ranking, in the order of `Cell`.
+def judged(case: Case, rows: Rows) -> dict[str, float]:
+    """Figures of one ranking, by their names in `Cell`.
 
     Raises:
         InterpError: E207 scores that are not finite numbers.
     """
-    graph, truth = case.graph, case.edges
-    score = strength(rows)
-    return np.array(
-        [
-            average_precision(graph, score, truth),
-            average_precision(graph, score, truth, floor=FLOOR),
-            average_precision(graph, rows.mean(0), truth),
-            auroc(graph, score, truth),
-            auroc(graph, score, truth, floor=FLOOR),
-            (score[truth] == 0).sum(),
-        ]
-    )
+    graph, truth, score = case.graph, case.edges, strength(rows)
+    return {
+        "precision": average_precision(graph, score, truth),
+        "floored": average_precision(graph, score, truth, floor=FLOOR),
+        "netted": average_precision(graph, rows.mean(0), truth),
+        "auroc": auroc(graph, score, truth),
+        "auroc_floored": auroc(graph, score, truth, floor=FLOOR),
+        "silent": float((score[truth] == 0).sum()),
+    }

@@ -20,6 +20,9 @@ Rows = Float[np.ndarray, "row place writer reader"]
 STEPS = (5, 32)
 """Of methods that integrate; each number has a row of its own."""
 
+ADAPTIVE = Settings(steps=128, gap=1e-3)
+"""Of methods that can take more steps until their scores add up."""
+
 BY_WRITER = frozenset({"eap-ig-activations"})
 """Methods that integrate for each writer by itself: they have the first number of steps alone, because with the last
 one they would take longer than everything else together."""
@@ -84,9 +87,12 @@ def _rows(method: Method) -> list[Contender]:
     )
     if not {"steps", "rule"} <= set(method.settings):
         return [plain]
+    told = {f"{n} steps": Settings(steps=n) for n in (STEPS[:1] if method.name in BY_WRITER else STEPS)}
+    if "gap" in method.settings:
+        told["adaptive"] = ADAPTIVE
     return [
-        replace(plain, name=f"{method.name} {n} steps", run=_running(method, Settings(steps=n)), steps=n)
-        for n in (STEPS[:1] if method.name in BY_WRITER else STEPS)
+        replace(plain, name=f"{method.name} {how}", run=_running(method, settings), steps=settings.steps)
+        for how, settings in told.items()
     ]
 
 

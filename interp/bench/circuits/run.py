@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from interp.bench.circuits.cells import FLOOR, LONGEST, measure
-from interp.bench.circuits.contenders import DRAWS, STEPS, contenders
+from interp.bench.circuits.contenders import ADAPTIVE, DRAWS, STEPS, contenders
 from interp.bench.circuits.table import CircuitBench, Row
 from interp.bench.circuits.truths import ABLATIONS, PROMPTS, Asked, cases, ground_truths
 from interp.circuits.results import environment
@@ -57,7 +57,14 @@ def run(
         "started": started,
         "seconds": round(time.monotonic() - clock, 1),
         "seed": seed,
-        "settings": {"prompts": prompts, "steps": list(STEPS), "draws": DRAWS, "floor": FLOOR, "memory up to": LONGEST},
+        "settings": {
+            "prompts": prompts,
+            "steps": list(STEPS),
+            "adaptive": {"gap": ADAPTIVE.gap, "most steps": ADAPTIVE.steps},
+            "draws": DRAWS,
+            "floor": FLOOR,
+            "seconds of a run that is made again to count memory, at most": LONGEST,
+        },  # fmt: skip
         "machine": machine(),
         "versions": environment(),
     }

@@ -12,7 +12,7 @@ from typing import Any
 from interp.bench.circuits.cells import Cell
 from interp.bench.circuits.contenders import Contender
 from interp.bench.circuits.truths import Asked
-from interp.circuits.files import decode_json, write_atomic
+from interp.circuits.files import write_atomic
 from interp.kernels.errors import InterpError
 
 SCHEMA = 1
@@ -105,10 +105,12 @@ class CircuitBench:
             InterpError: E602 no such file; E701 no JSON; E702 another schema or kind.
         """
         try:
-            raw = Path(path).read_bytes()
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise InterpError("E602", f"cannot be read: {error.strerror}", where=str(path)) from error
-        return cls.from_dict(decode_json(raw))
+        except ValueError as error:
+            raise InterpError("E701", f"no JSON: {error}", where=str(path)) from error
+        return cls.from_dict(data)
 
 
 def stored() -> CircuitBench:

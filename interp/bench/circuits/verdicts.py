@@ -71,7 +71,8 @@ def beyond_plain(bench: CircuitBench) -> Verdict:
     short = [truth for truth in truths if (bench.precision(truth.name, "eap") or 0) < PERFECT]
     if not rows or not short:
         return Verdict(says, None, "eap falls short nowhere" if truths else "not measured")
-    against, facts = [], []
+    against: list[str] = []
+    facts: list[str] = []
     for truth in short:
         plain, (name, value) = bench.precision(truth.name, "eap") or 0.0, _best(bench, truth, rows)
         line = f"{truth.name}: eap {plain:.2f}, {name} {value:.2f}"
