@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from interp.cli.terminal import Terminal
 if TYPE_CHECKING:
     from interp.bench.circuits.table import CircuitBench
 
+FILES = ("--out", "--report")
 SHOWN = 6
 """Cells against a statement that a terminal shows."""
 
@@ -23,7 +25,7 @@ def circuits(
     ablation: Annotated[
         str, typer.Option("--ablation", help="resample, zero, or both: under which edges are true.")
     ] = "both",
-    prompts: Annotated[int, typer.Option("--prompts", min=1, help="Of each model; 64 are bundled.")] = 32,
+    prompts: Annotated[int, typer.Option("--prompts", min=1, help="Of each model; 64 are bundled.")] = 16,
     threads: Annotated[int, typer.Option("--threads", min=0, help="Of torch; 0 leaves them as they are.")] = 1,
     stored: Annotated[bool, typer.Option("--stored", help="Measure nothing: show the result that is shipped.")] = False,
     out: Annotated[str | None, typer.Option("--out", help="Write all figures to this JSON file.")] = None,
@@ -45,7 +47,7 @@ def circuits(
         with terminal.following("cells") as progress:
             bench = run(
                 _names(models), _names(methods), ABLATIONS if ablation == "both" else _names(ablation),
-                prompts=prompts, seed=terminal.seed, command=terminal.command, progress=progress,
+                prompts=prompts, seed=terminal.seed, command=_measuring(terminal.command), progress=progress,
             )  # fmt: skip
     show(terminal, bench)
     if out is not None:
@@ -76,6 +78,13 @@ def show(terminal: Terminal, bench: CircuitBench) -> None:
         if len(one.against) > SHOWN:
             terminal.say(f"    and {len(one.against) - SHOWN} more")
     terminal.emit({"exit_code": 0, **bench.to_dict(), "verdicts": [{"word": one.word, **asdict(one)} for one in found]})
+
+
+def _measuring(command: str) -> str:
+    """The command without the files that it writes: they change no figure."""
+    words = shlex.split(command)
+    kept = [word for before, word in zip(["", *words], words, strict=False) if not {before, word} & set(FILES)]
+    return shlex.join(kept)
 
 
 def _names(text: str) -> list[str]:

@@ -31,6 +31,9 @@ JudgeArgs = Annotated[
 Steps = Annotated[int, typer.Option("--steps", min=1, help="Of methods that integrate.")]
 Gap = Annotated[float | None, typer.Option("--gap", help="More steps until scores add up to within this share.")]
 NRandom = Annotated[int, typer.Option("--random", min=0, help="Random circuits of the circuit's size.")]
+WithChecks = Annotated[
+    bool, typer.Option("--checks", help="Also test hypotheses and search for parts that hide each other; minutes.")
+]
 RoleNames = Annotated[
     str, typer.Option("--roles", help="Ask scorers what the heads do: names, or 'usual'; adds seconds to minutes.")
 ]
@@ -66,6 +69,7 @@ def circuit(
     gap: Gap = None,
     random: NRandom = 100,
     batch_size: BatchSize = 32,
+    checks: WithChecks = False,
     roles: RoleNames = "",
     scores: ScoreFile = None,
     export: Export = [],  # noqa: B006  (typer reads it, nobody writes it)
@@ -97,7 +101,7 @@ def circuit(
         result = run(
             model, task, method=method, ablation=ablation, size=size, threshold=threshold, faithful=faithful,
             absolute=not signed, positions=positions, judge=judge, scores=scores, metric=metric, steps=steps, gap=gap,
-            n_random=random, batch_size=batch_size, seed=terminal.seed, truncate=asked.truncate,
+            n_random=random, checks=checks, batch_size=batch_size, seed=terminal.seed, truncate=asked.truncate,
             first_token=asked.first_token, command=terminal.command,
             progress=progress,
         )  # fmt: skip

@@ -27,6 +27,7 @@ class Request:
         beside: further replacements that the circuit is judged under.
         n_random: random circuits of the circuit's size.
         n_curve: random circuits of each size of the curve.
+        checks: whether further tests are run.
         scores: file that holds the scores, where nothing is scored.
     """
 
@@ -38,6 +39,7 @@ class Request:
     beside: tuple[str, ...]
     n_random: int
     n_curve: int
+    checks: bool
     batch_size: int
     seed: int
     scores: Path | None = None
@@ -75,6 +77,7 @@ class Request:
             "beside": list(self.beside),
             "n_random": self.n_random,
             "n_curve": self.n_curve,
+            "checks": self.checks,
             "batch_size": self.batch_size,
         }
 

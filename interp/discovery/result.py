@@ -17,6 +17,7 @@ from interp.circuits.prompt_results import DROPS, PROMPTS, PromptRecord
 from interp.circuits.results import Result, RunInfo
 from interp.circuits.runfolder import RunFolder, RunWriter
 from interp.circuits.tables import interval, number
+from interp.discovery.checks import Checks
 from interp.discovery.roles import Roles, Share
 from interp.discovery.text import headline, refutations, remarks
 from interp.hooks.examples import Drop
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 ABLATION_COLUMNS = ("ablation", "model", "circuit", "no edges", "kept", "interval", "note")
 FAILED_COLUMNS = ("prompt", "model", "circuit", "no edges")
 REFUTED_COLUMNS = ("claim", "would be refuted by", "seen")
+CHECK_COLUMNS = ("test", "value", "interval", "held against", "p", "verdict")
+JOINT_COLUMNS = ("parts", "each alone", "together", "beyond the sum", "interval", "q")
 ROLE_COLUMNS = ("scorer", "prompts", "claimed heads", "of them in the circuit", "by chance", "p")
 NUMBERS, TABLE = "numbers.safetensors", "ablations.jsonl"
 RANKINGS = ("absolute", "signed")
@@ -129,6 +132,7 @@ class Circuit(Result):
         drops: prompts left out.
         stability: of the ranking, over halves of the prompts that chose: see `Steadiness`; None without their scores.
         roles: what scorers call the heads; None where they were not asked.
+        checks: further tests; None where they were not asked for.
     """
 
     kind: ClassVar[str] = "circuit"
@@ -149,6 +153,7 @@ class Circuit(Result):
     drops: tuple[Drop, ...] = field(default=())
     stability: Steadiness | None = None
     roles: Roles | None = None
+    checks: Checks | None = None
 
     @property
     def n_edges(self) -> int:
@@ -296,6 +301,10 @@ class Circuit(Result):
             "Prompts on which the circuit falls short": (FAILED_COLUMNS, self.failed()),
             "What would refute it": (REFUTED_COLUMNS, refutations(self)),
         }
+        if self.checks is not None:
+            found["Tests of the circuit"] = (CHECK_COLUMNS, self.checks.tested())
+            caption = f"Parts that stand in for each other ({self.checks.tried} pairs of {self.checks.idle} idle parts)"
+            found[caption] = (JOINT_COLUMNS, self.checks.shared_work())
         if self.roles is not None:
             rows = [
                 [one.scorer, one.task, str(one.claimed), str(one.inside), number(one.expected), number(one.p)]
@@ -339,7 +348,8 @@ class Circuit(Result):
         writer.write_lines(DROPS, (asdict(drop) for drop in self.drops))
         steady = None if self.stability is None else asdict(self.stability)
         roles = None if self.roles is None else asdict(self.roles)
-        return {"graph": as_record(self.graph), "stability": steady, "roles": roles}
+        checks = None if self.checks is None else asdict(self.checks)
+        return {"graph": as_record(self.graph), "stability": steady, "roles": roles, "checks": checks}
 
     @classmethod
     def read_files(cls, run: RunFolder) -> dict[str, Any]:
@@ -359,6 +369,7 @@ class Circuit(Result):
             ),
             "drops": tuple(Drop(**line) for line in run.read_lines(DROPS)),
             "stability": None if (steady := run.manifest["stability"]) is None else Steadiness(**_numbers(steady)),
+            "checks": None if (checks := run.manifest["checks"]) is None else Checks.from_record(checks),
             "roles": None if (roles := run.manifest["roles"]) is None else _roles(roles),
         }
 

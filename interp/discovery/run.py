@@ -25,6 +25,7 @@ from interp.circuits.judging.significance import edge_evidence
 from interp.circuits.judging.stability import resampled_stability
 from interp.circuits.judging.trials import Trials
 from interp.circuits.results import RunInfo, environment
+from interp.discovery.checks import Checks
 from interp.discovery.choice import Choice
 from interp.discovery.exports import read_scores
 from interp.discovery.proof import as_record, prove
@@ -62,6 +63,7 @@ def circuit(
     beside: Sequence[str] = BESIDE,
     n_random: int = 100,
     n_curve: int = 10,
+    checks: bool = False,
     batch_size: int = 32,
     seed: int = 0,
     truncate: bool = False,
@@ -89,6 +91,7 @@ def circuit(
         beside: other replacements that the finished circuit is judged under.
         n_random: random circuits of the circuit's size.
         n_curve: random circuits of each size of the curve.
+        checks: test hypotheses about the circuit, and search the model for parts that stand in for each other; minutes.
         batch_size: prompts that are scored at a time.
         seed: of intervals and random circuits.
         command: what a reader can type to repeat the run.
@@ -106,7 +109,7 @@ def circuit(
     request = Request.make(
         method, steps, gap, seed, ablation=ablation, choice=choice, positions=positions,
         beside=tuple(name for name in beside if name != ablation), n_random=n_random, n_curve=n_curve,
-        batch_size=batch_size,
+        checks=checks, batch_size=batch_size,
     )  # fmt: skip
     chooses, judges = both_sides(
         model, task, judge, metric, ablation, positions, truncate=truncate, first_token=first_token
@@ -172,6 +175,7 @@ class Discovery:
             random=self._random(int(chosen.edges.sum())),
             ablations=table,
             prompts=prompt_records(self.model, self.judges.pairs)[self.judges.start : self.judges.stop],
+            checks=self._checks(chosen.edges),
             stability=self._stability(per_prompt, int(chosen.edges.sum())),
             drops=tuple(dict.fromkeys((*self._drops(self.chooses), *self._drops(self.judges)))),
         )
@@ -194,6 +198,11 @@ class Discovery:
             if self.progress is not None:
                 self.progress(stop, len(self.chooses))
         return np.concatenate(rows), forwards
+
+    def _checks(self, edges: Edges) -> Checks | None:
+        """Further tests, on the prompts that judge."""
+        asked = self.request.checks and bool(edges.any())
+        return Checks.of(self.flow.graph, edges, self.judging, self.request.seed) if asked else None
 
     def _stability(self, per_prompt: np.ndarray, n: int) -> Steadiness | None:
         """Of the best edges, as many as the circuit has; None where scores do not come prompt by prompt."""

@@ -71,8 +71,11 @@ def refutations(found: Circuit) -> list[list[str]]:
             f"{number(steady.jaccard)} of the best {steady.n} in common ({number(steady.low)} to "
             f"{number(steady.high)}; chance {number(steady.chance)})",
         ])  # fmt: skip
-    rows.append([
-        "nothing outside does the same work", "parts outside that take over when one inside is out (redundancy search)",
-        "not part of this run: interp.circuits.judging.redundancy",
-    ])  # fmt: skip
+    seen = "not asked for: checks=True (--checks)"
+    if found.checks is not None:
+        names = [" + ".join(one.labels) for one in found.checks.redundant[:3]]
+        seen = ", ".join(names) or f"none of {found.checks.tried} pairs"
+        if len(found.checks.redundant) > len(names):
+            seen += f" and {len(found.checks.redundant) - len(names)} more"
+    rows.append(["no part hides behind another", "parts that cost little alone and much together", seen])
     return rows

@@ -69,7 +69,7 @@ def test_the_head_that_looks_for_the_word_repairs_the_task(kind: str) -> None:
     assert found["repaired"].metric.mean == pytest.approx(found["untouched"].metric.mean + found["repaired"].gain.mean)
     assert abs(found["random heads"].gain.mean) < 0.1
     assert (found.beaten_by, found.n_controls) == (0, 3)  # there are three other heads in the layer
-    assert "L1H2: repaired" in str(found)
+    assert f"L1H2, to {found.override}: raises logit_diff" in str(found)
     assert "repaired" in found._repr_html_()
 
 
@@ -78,7 +78,7 @@ def test_other_heads_repair_nothing() -> None:
     assert not found.is_repaired
     assert found["repaired"].accuracy.mean < 0.2
     assert found.findings["untouched"].holds is not True or found.findings["random heads"].holds is not True
-    assert "not shown" in str(found)
+    assert "not shown to raise logit_diff" in str(found)
 
 
 def test_the_search_finds_the_head_on_one_half_and_it_repairs_the_other_prompts() -> None:

@@ -213,3 +213,12 @@ def test_circuits_are_compared_with_chance_beside() -> None:
     assert "share" in repr(both) and both.nodes.what == "nodes"
     with pytest.raises(InterpError, match="E205"):
         compare(large, found("planted-induction-gqa", size=5))
+
+
+def test_checks_find_both_arms_of_a_gate_and_survive_the_folder(tmp_path: Path) -> None:
+    result = interp.circuit(model("planted-or"), task("planted-or", n=32), size=4, checks=True, **QUICK)
+    assert result.checks is not None
+    assert {"L0H1", "L0H3"} in [set(one.labels) for one in result.checks.redundant]
+    assert {one.test for one in result.checks.findings} >= {"equivalence", "sufficiency", "minimality"}
+    assert Circuit.load(result.save(tmp_path / "run")) == result
+    assert "L0H1 + L0H3" in render([result])

@@ -20,8 +20,14 @@ Rows = Float[np.ndarray, "row place writer reader"]
 STEPS = (5, 32)
 """Of methods that integrate; each number has a row of its own."""
 
+PLAIN = Settings(size=0.3, epochs=100)
+"""Of all others; of what searches aim at a truth has seldom more, and none is told how many edges are true."""
+
 ADAPTIVE = Settings(steps=128, gap=1e-3)
 """Of methods that can take more steps until their scores add up."""
+
+BY_VALUE = frozenset({"pruning"})
+"""Methods whose score says how far an edge is in, not what it does: large negative ones are no strong edges."""
 
 BY_WRITER = frozenset({"eap-ig-activations"})
 """Methods that integrate for each writer by itself: they have the first number of steps alone, because with the last
@@ -55,6 +61,7 @@ class Contender:
         method: name in `METHODS`, '' for others.
         steps: of the integration; 0 for those that do not integrate.
         by_prompt: whether prompts have scores of their own.
+        by_value: ranked by score, not by its size.
     """
 
     name: str
@@ -64,6 +71,7 @@ class Contender:
     method: str = ""
     steps: int = 0
     by_prompt: bool = True
+    by_value: bool = False
 
 
 def contenders(names: Sequence[str] = ()) -> list[Contender]:
@@ -83,7 +91,13 @@ def contenders(names: Sequence[str] = ()) -> list[Contender]:
 def _rows(method: Method) -> list[Contender]:
     """A method as a contender, once for each number of steps where it integrates by a rule."""
     plain = Contender(
-        method.name, method.says, "method", _running(method, Settings()), method.name, 0, method.by_prompt
+        method.name,
+        method.says,
+        "method",
+        _running(method, PLAIN),
+        method.name,
+        by_prompt=method.by_prompt,
+        by_value=method.name in BY_VALUE,
     )
     if not {"steps", "rule"} <= set(method.settings):
         return [plain]

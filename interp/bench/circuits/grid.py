@@ -8,6 +8,7 @@ from interp.bench.circuits.cells import Cell
 from interp.bench.circuits.summary import PERFECT, briefs
 from interp.bench.circuits.table import CircuitBench
 from interp.bench.circuits.truths import Asked
+from interp.circuits.tables import counted
 
 BRIEF_COLUMNS = ("kind", "contender", "mean AP", "AP 1.0", "rank", "forwards a prompt", "seconds", "answered")
 REFUSED = "refused"
@@ -71,6 +72,6 @@ def spoken_run(bench: CircuitBench) -> str:
     """Where and how long, in a line."""
     run, machine = bench.run, bench.run["machine"]
     return (
-        f"{run['settings']['prompts']} prompts a model, {machine['threads']} threads of {machine['processor']}, torch"
+        f"{counted(run['settings']['prompts'], 'prompt')} a model, {counted(machine['threads'], 'thread')} of {machine['processor']}, torch"
         f" {run['versions']['torch']}, {run['seconds']:.0f} s, {run['started']}"
     )

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from interp.bench.circuits.cells import FLOOR, LONGEST, measure
-from interp.bench.circuits.contenders import ADAPTIVE, DRAWS, STEPS, contenders
+from interp.bench.circuits.contenders import ADAPTIVE, DRAWS, PLAIN, STEPS, contenders
 from interp.bench.circuits.table import CircuitBench, Row
 from interp.bench.circuits.truths import ABLATIONS, PROMPTS, Asked, cases, ground_truths
+from interp.circuits.files import plain
 from interp.circuits.results import environment
 from interp.hooks.naive import Progress
 
@@ -61,6 +62,7 @@ def run(
             "prompts": prompts,
             "steps": list(STEPS),
             "adaptive": {"gap": ADAPTIVE.gap, "most steps": ADAPTIVE.steps},
+            "others": {name: getattr(PLAIN, name) for name in ("tau", "taus", "size", "epochs", "budget")},
             "draws": DRAWS,
             "floor": FLOOR,
             "seconds of a run that is made again to count memory, at most": LONGEST,
@@ -68,7 +70,7 @@ def run(
         "machine": machine(),
         "versions": environment(),
     }
-    return CircuitBench(record, tuple(asked), tuple(map(Row.of, rows)), tuple(cells))
+    return CircuitBench(plain(record), tuple(asked), tuple(map(Row.of, rows)), tuple(cells))
 
 
 def machine() -> dict[str, Any]:

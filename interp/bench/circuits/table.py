@@ -32,10 +32,11 @@ class Row:
     method: str = ""
     steps: int = 0
     by_prompt: bool = True
+    by_value: bool = False
 
     @classmethod
     def of(cls, one: Contender) -> Row:
-        return cls(one.name, one.says, one.sort, one.method, one.steps, one.by_prompt)
+        return cls(one.name, one.says, one.sort, one.method, one.steps, one.by_prompt, one.by_value)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from interp.zoo.registry import ROOT, list_models
 ABLATIONS = ("resample", "zero")
 """Under which cards state true edges from an exact sweep."""
 
-PROMPTS = 32
+PROMPTS = 16
 UNASKED = "closeness"
 """The metric of models whose prompts have no answers."""
 
