@@ -107,22 +107,33 @@ def gradients(
         output = _run(flow, question, _hooks(flow, entering, taps, streams, shift or {}))
         values = question.measure(output, 0, len(output), reference)
         if not values.requires_grad:
-            raise InterpError(
-                "E407",
-                f"metric {question.metric.name!r} has no gradient on {flow.model.name}",
-                where=str(flow.model.adapter.describe()["architecture"]),
-                fix="choose another metric, such as logit_diff, or a method without gradients: --method exact",
-            )
-        pulls = torch.autograd.grad(values.sum(), list(taps.values()), allow_unused=True)
-    found = {
-        name: torch.zeros_like(value) if pull is None else pull
-        for (name, value), pull in zip(taps.items(), pulls, strict=True)
-    }
+            raise _no_gradient(flow, question, f"metric {question.metric.name!r} has no gradient")
+        try:
+            pulls = torch.autograd.grad(values.sum(), list(taps.values()), allow_unused=True)
+        except (RuntimeError, NotImplementedError) as error:
+            if "not implemented" not in str(error) and "does not require grad" not in str(error):
+                raise
+            what = f"a part of the model has no gradient ({str(error).splitlines()[0]})"
+            raise _no_gradient(flow, question, what) from error
+    if lost := [name for name, pull in zip(taps, pulls, strict=True) if pull is None]:
+        raise _no_gradient(flow, question, f"no gradient comes back to {lost[0]}: a later part of the model cuts it")
+    found = dict(zip(taps, pulls, strict=True))
     layers = range(flow.n_layers)
     heads = {layer: {part: found[point_name(f"attn.hook_{part}", layer)] for part in "qkv"} for layer in layers}
     mlps = {layer: found[point_name(MLP_IN, layer)] for layer in layers if flow.graph.layers[layer].has_mlp}
     last = found[point_name(POST, flow.n_layers - 1)]
     return Gradients(flow, values.detach(), output.detach(), streams, heads, mlps, last)
+
+
+def _no_gradient(flow: Flow, question: Question, what: str) -> InterpError:
+    """E407, with what to do instead."""
+    return InterpError(
+        "E407",
+        f"{what} on {flow.model.name}",
+        where=str(flow.model.adapter.describe()["architecture"]),
+        fix="choose another metric, such as logit_diff; weights that are not quantised; or a method without "
+        "gradients: --method exact",
+    )
 
 
 def _hooks(

@@ -55,12 +55,12 @@ class _Search:
         self.asked, self.label, self.held_out = asked, label, judged is not None
         edge = chosen.flow.graph.edge(label)
         self.how = asked.read or ways_to_read(chosen.flow.graph.readers[edge[2]])[0]
-        with torch.no_grad():
-            self.rows = written(chosen, edge, asked.written)
-        columns = read(chosen, edge, self.how, asked.fires_at)
-        self.directions = ordered(self.rows, columns)
         self.cuts = EdgeCuts(MaskedRuns(chosen), edge, asked.tokens)
         self.judging = self.cuts if judged is None else EdgeCuts(MaskedRuns(judged), edge, asked.tokens)
+        self._whole(self.cuts)
+        with torch.no_grad():
+            self.rows = written(chosen, edge, asked.written)
+        self.directions = ordered(self.rows, read(chosen, edge, self.how, asked.fires_at))
         self.curve: dict[int, RankShare] = {}
 
     def run(self) -> Carried:
@@ -70,9 +70,7 @@ class _Search:
         basis = self.directions[:, :rank]
         whole = self._whole(self.judging)
         inside, outside = self.judging([Cut(basis), Cut(basis, inside=False)])
-        within = spanned(self.rows) if self.asked.among == "written" else torch.eye(len(basis)).to(basis)
-        spaces = random_bases(within, rank, self.asked.n_random, self.asked.seed)
-        drawn = self.judging([Cut(one) for one in spaces])
+        drawn = self._drawn(rank)
         sign = np.sign(whole.mean())
         sides = sign * whole, sign * inside, sign * outside
         beaten_by = float((sign * drawn.mean(1) >= sign * inside.mean()).mean()) if len(drawn) else NAN
@@ -96,6 +94,12 @@ class _Search:
             findings=Findings((*self._both(*sides), self._above(sides[0], sides[1], sign * drawn))),
             forwards=self.cuts.runs.forwards + (self.judging.runs.forwards if self.held_out else 0.0),
         )
+
+    def _drawn(self, rank: int) -> Float[np.ndarray, "space prompt"]:
+        """Effects with the edge out within random subspaces of a rank."""
+        everything = torch.eye(len(self.directions)).to(self.directions)
+        within = spanned(self.rows) if self.asked.among == "written" else everything
+        return self.judging([Cut(one) for one in random_bases(within, rank, self.asked.n_random, self.asked.seed)])
 
     def _estimate(self, values: Effect) -> Estimate:
         return estimate(values, self.asked.level, self.asked.seed)

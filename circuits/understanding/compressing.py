@@ -110,7 +110,7 @@ class Compression:
 
     @property
     def verdict(self) -> str:
-        """In words: what the space explains."""
+        """In words: what the space explains; nothing where the metric at rank 0 is not told from the untouched one."""
         if self.rank == len(self.mean):
             return "not compressed"
         base, shift = (self._says(where) for where in (BASE, SHIFT))

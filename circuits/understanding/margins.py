@@ -48,4 +48,4 @@ def decided(
 
 def ratio(part: Float[np.ndarray, " prompt"], whole: Float[np.ndarray, " prompt"]) -> float:
     """Mean of a part over the mean of the whole; nan where that is 0."""
-    return float(part.mean() / whole.mean()) if whole.mean() else NAN
+    return float(part.mean() / whole.mean()) + 0.0 if whole.mean() else NAN  # + 0.0 makes -0 a 0

@@ -112,6 +112,7 @@ def repair(
     beaten_by = float((drawn.mean(1) >= own[REPAIRED].mean()).mean()) if len(drawn) else NAN
     return Repair(
         heads=tuple(head.label for head in chosen),
+        override=override.says,
         metric=question.metric.name,
         accuracy=metric(asked.accuracy).name,
         scores=tuple(_scored(name, own, right, asked) for name in RUNS if len(own[name])),

@@ -53,6 +53,7 @@ class Repair:
 
     Attributes:
         heads: labels.
+        override: what they were made to do, in words.
         scores: in `RUNS`, without random heads where there are none.
         beaten_by: share of the random sets whose mean metric is at least that of the heads.
         n_controls: different random sets.
@@ -60,6 +61,7 @@ class Repair:
     """
 
     heads: tuple[str, ...]
+    override: str
     metric: str
     accuracy: str
     scores: tuple[Scored, ...]
@@ -72,7 +74,7 @@ class Repair:
 
     @property
     def is_repaired(self) -> bool:
-        """Whether the metric rises, and more than under each control."""
+        """Whether the metric rises, and more than under each control; how broken it was, the untouched scores say."""
         return all(one.holds is True for one in self.findings.found)
 
     def __str__(self) -> str:
@@ -87,8 +89,10 @@ class Repair:
              number(one.gain.mean, signed=True)]
             for one in self.scores
         ]  # fmt: skip
-        title = f"{listed(self.heads)}: {'repaired' if self.is_repaired else 'not shown to repair'}"
-        remarks = [f"{one.test}: {one.words}" for one in self.findings.found]
+        said = "raises" if self.is_repaired else "not shown to raise"
+        before, after = (number(self[name].accuracy.mean) for name in (UNTOUCHED, REPAIRED))
+        title = f"{listed(self.heads)}, to {self.override}: {said} {self.metric}; {self.accuracy} {before} -> {after}"
+        remarks = [f"more than {one.test}: {one.words}" for one in self.findings.found]
         if self.n_controls:
             remarks.append(f"{self.beaten_by:.0%} of {self.n_controls} random sets do as well")
         return title, ["heads", self.metric, "interval", self.accuracy, "gain"], rows, remarks

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from interp.circuits.edges.attribution import Contrast
 from interp.circuits.edges.exact import Edge
-from interp.circuits.graph.flow import Flow
+from interp.circuits.edges.gradients import Gradients
+from interp.circuits.graph.flow import Flow, Stream
 from interp.circuits.receivers import Receiver
 from interp.circuits.tracing import Firing, Run, Tracer, TraceSettings
 from interp.circuits.understanding.directions import SMALL, Basis, Rows, compact, spanned
@@ -135,13 +136,15 @@ def _gradients(contrast: Contrast, edge: Edge) -> Columns:
     found = []
     for share in (1.0, 0.0):
         pull = contrast.gradients(share)
-        width = pull.logits.shape[1]
-        counted = _counted(contrast, place)
-        for start in range(0, width, POSITIONS):
-            rows = slice(start, min(start + POSITIONS, width))
-            some = next(one[:, :, reader - readers.start] for readers, one in pull.at(rows) if reader < readers.stop)
-            found.append(some[counted[:, rows]].double())
+        starts = range(0, pull.logits.shape[1], POSITIONS)
+        some = [_pulled(pull, slice(start, start + POSITIONS), reader) for start in starts]
+        found.append(torch.cat(some, 1)[_counted(contrast, place)].double())
     return torch.cat(found).T
+
+
+def _pulled(pull: Gradients, rows: slice, reader: int) -> Stream:
+    """Gradients at one reader, at some positions."""
+    return next(one[:, :, reader - readers.start] for readers, one in pull.at(rows) if reader < readers.stop)
 
 
 @torch.no_grad()

@@ -60,9 +60,32 @@ def engine(
         raise typer.Exit(1)
 
 
+def edges(
+    terminal: Terminal,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Pairs in the batch.")] = 8,
+    width: Annotated[int, typer.Option("--width", min=2, help="Tokens of a prompt.")] = 16,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Interleaved repetitions; medians are shown.")] = 3,
+) -> None:
+    """Edge attribution against TransformerLens' tool, on GPT-2 small's shape with random weights."""
+    from interp.bench.edges import build_model, measure
+    from interp.cli.env import environment
+
+    about = environment()
+    names = ("torch", "transformers", "transformer-lens")
+    terminal.say(", ".join([*(f"{name} {about[name]}" for name in names if name in about), str(about["device"])]))
+    terminal.say(f"{about['threads']} threads, {rows} pairs of {width} tokens, medians of {rounds} rounds")
+    model = build_model()
+    row = measure(model, model.to_transformer_lens(), rows=rows, width=width, rounds=rounds)
+    terminal.say(str(row))
+    terminal.emit({"exit_code": 0 if row.met else 1, "environment": about, "row": asdict(row)})
+    if not row.met:
+        raise typer.Exit(1)
+
+
 bench = typer.Typer(
     name="bench", help="Measure what the toolkit's speed claims rest on.", no_args_is_help=True, rich_markup_mode=None
 )
 bench.command()(verb(engine, group="bench"))
 bench.command()(verb(kernels, group="bench"))
+bench.command()(verb(edges, group="bench"))
 bench.command()(verb(circuits, group="bench"))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +13,9 @@ from interp.cli.questions import Asked, BatchSize, MetricName, Out, Overwrite
 from interp.cli.results import finish
 from interp.cli.terminal import Terminal
 from interp.kernels.errors import InterpError
+
+if TYPE_CHECKING:
+    from interp.circuits.edges.methods import Settings
 
 MethodName = Annotated[str, typer.Option("--method", help="How edges are scored; --methods lists all.")]
 ListMethods = Annotated[bool, typer.Option("--methods", help="List the methods and stop.")]
@@ -28,8 +32,12 @@ Where = Annotated[str, typer.Option("--positions", help="none, roles, or all: wh
 JudgeArgs = Annotated[
     str, typer.Option("--judge-args", metavar="K=V,...", help="Options of the task for prompts that judge.")
 ]
-Steps = Annotated[int, typer.Option("--steps", min=1, help="Of methods that integrate.")]
-Gap = Annotated[float | None, typer.Option("--gap", help="More steps until scores add up to within this share.")]
+Option = Annotated[
+    list[str],
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="A setting of the method: steps=10, tau=0.03, ...; --methods names them."
+    ),
+]
 NRandom = Annotated[int, typer.Option("--random", min=0, help="Random circuits of the circuit's size.")]
 WithChecks = Annotated[
     bool, typer.Option("--checks", help="Also test hypotheses and search for parts that hide each other; minutes.")
@@ -65,8 +73,7 @@ def circuit(
     positions: Where = "none",
     judge_args: JudgeArgs = "",
     metric: MetricName = None,
-    steps: Steps = 5,
-    gap: Gap = None,
+    setting: Option = [],  # noqa: B006  (typer reads it, nobody writes it)
     random: NRandom = 100,
     batch_size: BatchSize = 32,
     checks: WithChecks = False,
@@ -96,11 +103,13 @@ def circuit(
 
     from interp.discovery.run import circuit as run
 
+    settings = read_settings(method, setting, terminal.seed)
+
     model = asked.open()
     with terminal.following("prompts scored") as progress:
         result = run(
             model, task, method=method, ablation=ablation, size=size, threshold=threshold, faithful=faithful,
-            absolute=not signed, positions=positions, judge=judge, scores=scores, metric=metric, steps=steps, gap=gap,
+            absolute=not signed, positions=positions, judge=judge, scores=scores, metric=metric, settings=settings,
             n_random=random, checks=checks, batch_size=batch_size, seed=terminal.seed, truncate=asked.truncate,
             first_token=asked.first_token, command=terminal.command,
             progress=progress,
@@ -108,7 +117,7 @@ def circuit(
     if roles:
         from interp.discovery.roles import ROLES, score_roles
 
-        result = result.with_roles(score_roles(model, task, ROLES if roles == "usual" else words(roles)))
+        result = result.with_roles(*score_roles(model, task, ROLES if roles == "usual" else words(roles)))
     data = {
         "edges": result.n_edges, "of": result.graph.n_edges, "faithfulness": list(result.faithfulness), "beaten_by": result.beaten_by,
         "random": len(result.random), "cpr": list(result.cpr), "cmd": list(result.cmd), "heads": result.heads,
@@ -131,7 +140,35 @@ def show_methods(terminal: Terminal) -> None:
     """Every method with what its score is and where it is from."""
     from interp.circuits.edges.methods import METHODS
 
-    terminal.table(("method", "score", "source"), [(one.name, one.says, one.source) for one in METHODS.values()])
+    rows = [(one.name, one.says, ", ".join(one.settings), one.source) for one in METHODS.values()]
+    terminal.table(("method", "score", "settings", "source"), rows)
     terminal.emit(
         {"exit_code": 0, "methods": {name: {"says": one.says, "source": one.source} for name, one in METHODS.items()}}
     )
+
+
+KINDS: dict[str, Callable[[str], Any]] = {
+    "rule": str,
+    "steps": int,
+    "epochs": int,
+    "taus": lambda text: tuple(map(float, text.split(":"))),
+}
+"""How settings are read that are no single number; several stand with colons between them."""
+
+
+def read_settings(method: str, given: list[str], seed: int) -> Settings:
+    """Settings of a method from `name=value` (E201 unknown method or setting; E205 not a number)."""
+    from interp.circuits.edges.methods import Settings, find_method
+
+    known = find_method(method).settings
+    found: dict[str, Any] = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        if name not in known:
+            fix = f"{method} reads {', '.join(known) or 'none'}"
+            raise InterpError("E201", f"{method} has no setting {name!r}", where=f"--set {text}", fix=fix)
+        try:
+            found[name] = KINDS.get(name, float)(value)
+        except ValueError:
+            raise InterpError("E205", f"{value!r} is no value of {name}", where=f"--set {text}") from None
+    return Settings(seed=seed, **found)

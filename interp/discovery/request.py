@@ -50,9 +50,9 @@ class Request:
                 raise InterpError("E201", f"no ablation {name!r}", fix=suggest(name, REPLACEMENTS))
 
     @classmethod
-    def make(cls, method: str, steps: int, gap: float | None, seed: int, **rest: Any) -> Request:
+    def make(cls, method: str, settings: Settings, seed: int, **rest: Any) -> Request:
         """Raises E201 for unknown names, E205 for settings that do not fit together."""
-        return cls(find_method(method), Settings(steps=steps, gap=gap, seed=seed), seed=seed, **rest)
+        return cls(find_method(method), settings, seed=seed, **rest)
 
     def with_scores(self, path: str | Path) -> Request:
         """The same with scores from a file (E204 where there is none)."""

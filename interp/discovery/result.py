@@ -34,7 +34,7 @@ FAILED_COLUMNS = ("prompt", "model", "circuit", "no edges")
 REFUTED_COLUMNS = ("claim", "would be refuted by", "seen")
 CHECK_COLUMNS = ("test", "value", "interval", "held against", "p", "verdict")
 JOINT_COLUMNS = ("parts", "each alone", "together", "beyond the sum", "interval", "q")
-ROLE_COLUMNS = ("scorer", "prompts", "claimed heads", "of them in the circuit", "by chance", "p")
+ROLE_COLUMNS = ("scorer", "prompts", "claimed heads", "of them in the circuit", "by chance", "p", "note")
 NUMBERS, TABLE = "numbers.safetensors", "ablations.jsonl"
 RANKINGS = ("absolute", "signed")
 SHOWN = 12
@@ -295,6 +295,18 @@ class Circuit(Result):
         names = {} if self.roles is None else {head: found[0] for head, found in self.roles.names.items()}
         return {"The circuit": drawing(self.graph, self.scores, self.edges, names)} if self.n_edges else {}
 
+    def svg(self) -> str:
+        """The circuit as a picture that stands by itself, light or dark as the reader's screen is.
+
+        Raises:
+            InterpError: E206 a circuit without edges.
+        """
+        from interp.report.circuit.picture import circuit_svg
+
+        if not self.n_edges:
+            raise InterpError("E206", "the circuit has no edge to draw", fix="choose a larger circuit")
+        return circuit_svg(next(iter(self.drawings().values())))
+
     def tables(self) -> dict[str, tuple[Sequence[str], list[list[str]]]]:
         found: dict[str, tuple[Sequence[str], list[list[str]]]] = {
             "Under each ablation": (ABLATION_COLUMNS, self.ablation_table()),
@@ -307,7 +319,15 @@ class Circuit(Result):
             found[caption] = (JOINT_COLUMNS, self.checks.shared_work())
         if self.roles is not None:
             rows = [
-                [one.scorer, one.task, str(one.claimed), str(one.inside), number(one.expected), number(one.p)]
+                [
+                    one.scorer,
+                    one.task,
+                    str(one.claimed),
+                    str(one.inside),
+                    number(one.expected),
+                    number(one.p),
+                    one.note,
+                ]  # fmt: skip
                 for one in self.roles.shares
             ]
             found["Do scorers claim the heads of the circuit?"] = (ROLE_COLUMNS, rows)
@@ -323,8 +343,11 @@ class Circuit(Result):
             for index in map(int, order)
         ]
 
-    def with_roles(self, results: Sequence[Result]) -> Circuit:
+    def with_roles(self, results: Sequence[Result], refused: Mapping[str, str] | None = None) -> Circuit:
         """The same with what scorers call its heads; `interp.discovery.roles.score_roles` asks them.
+
+        Args:
+            refused: scorer -> why it could not be asked.
 
         Raises:
             InterpError: E205 results of another model, or that label no parts.
@@ -333,7 +356,7 @@ class Circuit(Result):
         if given != {str(self.run.model["name"])}:
             what = f"scores of {', '.join(sorted(given)) or 'nothing'} for a circuit of {self.run.model['name']}"
             raise InterpError("E205", what, fix="score the heads of the same model")
-        return replace(self, roles=Roles.of([*self.heads], results))
+        return replace(self, roles=Roles.of([*self.heads], results, refused))
 
     def write_files(self, writer: RunWriter) -> dict[str, Any]:
         arrays = {

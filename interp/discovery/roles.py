@@ -11,6 +11,7 @@ from interp.heads.labels import CAUSAL, DIRECT, LOOKS, PartLabels, part_labels
 from interp.heads.result import HeadScores
 from interp.heads.run import score
 from interp.hooks.names import parse_head
+from interp.kernels.errors import InterpError
 
 if TYPE_CHECKING:
     from interp.hooks.model import HookedModel
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 ROLES = ("previous-token", "duplicate-token", "induction", "name-mover", "s-inhibition", "direct-logit-attribution")
 """Scorers that say what a head of a text model does; those that need roles of the task are asked on the task itself."""
+
+NOT_HERE = ("E303", "E311", "E313", "E403", "E407")
+"""Errors that say that a scorer has nothing to read on these prompts or this model."""
 
 ORDER = (CAUSAL, LOOKS, DIRECT)
 
@@ -30,6 +34,7 @@ class Share:
         claimed, inside: heads that are claimed, in the model and in the circuit.
         expected: how many would be inside if the circuit's heads were drawn at random.
         p: of as many or more inside (hypergeometric, upper tail).
+        note: why the scorer could not be asked, '' where it was.
     """
 
     scorer: str
@@ -38,6 +43,7 @@ class Share:
     inside: int
     expected: float
     p: float
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,11 @@ class Roles:
     shares: tuple[Share, ...]
 
     @classmethod
-    def of(cls, heads: Sequence[str], results: Sequence[Result]) -> Roles:
+    def of(cls, heads: Sequence[str], results: Sequence[Result], refused: Mapping[str, str] | None = None) -> Roles:
         """Of the heads of a circuit, by results on its model.
+
+        Args:
+            refused: scorer -> why it could not be asked.
 
         Raises:
             InterpError: E205 results of several models, or that label no parts.
@@ -62,23 +71,34 @@ class Roles:
         labels = part_labels(results)
         names = {head: _names(labels[head]) for head in heads if head in labels and labels[head].names}
         shares = [_share(result, heads) for result in results if isinstance(result, HeadScores)]
-        return cls(names, tuple(shares))
+        nan = float("nan")
+        left = [Share(name, "", 0, 0, nan, nan, why) for name, why in (refused or {}).items()]
+        return cls(names, (*shares, *left))
 
 
-def score_roles(model: HookedModel, task: Task, scorers: Sequence[str] = ROLES) -> list[HeadScores]:
+def score_roles(
+    model: HookedModel, task: Task, scorers: Sequence[str] = ROLES
+) -> tuple[list[HeadScores], dict[str, str]]:
     """Scores of every head by these scorers: on the task where they are about its roles, else on a task of their own.
 
+    Scorers that find nothing to score on this model and task stand beside them, with the reason.
+
     Raises:
-        InterpError: what `interp.score` raises.
+        InterpError: E201 no such scorer.
     """
     from interp.heads import scorers as known
 
-    found = []
+    found, refused = [], {}
     for name in scorers:
         kind = known().get(name)
         is_own = kind is not None and kind.__module__.split(".")[2] in ("answers", "effects")
-        found.append(score(model, name, task if is_own else None))
-    return found
+        try:
+            found.append(score(model, name, task if is_own else None))
+        except InterpError as error:
+            if error.code not in NOT_HERE:
+                raise
+            refused[name] = error.what
+    return found, refused
 
 
 def _names(labels: PartLabels) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp.ablation.asking import prompt_records
-from interp.circuits.edges.methods import Method
+from interp.circuits.edges.methods import Method, Settings
 from interp.circuits.edges.replacements import StandIn, stand_in
 from interp.circuits.graph.flow import Flow
 from interp.circuits.graph.graph import Edges, Scores
@@ -58,8 +58,7 @@ def circuit(
     judge: Task | None = None,
     scores: str | Path | None = None,
     metric: str | Metric | None = None,
-    steps: int = 5,
-    gap: float | None = None,
+    settings: Settings | None = None,
     beside: Sequence[str] = BESIDE,
     n_random: int = 100,
     n_curve: int = 10,
@@ -87,7 +86,7 @@ def circuit(
         scores: a file of another tool that holds the scores of all edges (see `interp.discovery.exports`); nothing is
             scored then.
         metric: a name in `interp.hooks.metrics`; None is the task's own.
-        steps, gap: of methods that integrate, see `Settings`.
+        settings: of the method, see `interp.circuits.edges.methods.Settings`; each method reads its own.
         beside: other replacements that the finished circuit is judged under.
         n_random: random circuits of the circuit's size.
         n_curve: random circuits of each size of the curve.
@@ -107,7 +106,7 @@ def circuit(
         faithful = 0.85
     choice = Choice(size, threshold, faithful, absolute)
     request = Request.make(
-        method, steps, gap, seed, ablation=ablation, choice=choice, positions=positions,
+        method, settings or Settings(seed=seed), seed, ablation=ablation, choice=choice, positions=positions,
         beside=tuple(name for name in beside if name != ablation), n_random=n_random, n_curve=n_curve,
         checks=checks, batch_size=batch_size,
     )  # fmt: skip

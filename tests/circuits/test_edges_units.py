@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 import interp
@@ -12,6 +13,7 @@ from interp.circuits.graph.flow import Flow
 from interp.circuits.question import Question
 from interp.hooks.metrics import metric
 from interp.hooks.pairs import tokenise
+from interp.kernels.errors import InterpError
 
 MINI = interp.load("mini")
 PAIRS = tokenise(MINI.tokenizer, interp.task("ioi", n=3, seed=0).examples(MINI.tokenizer).examples)
@@ -45,3 +47,14 @@ def test_an_mlp_is_its_output_times_its_gradient() -> None:
         wanted = ((clean[name].detach() - corrupt[name]) * gradient).sum(1)
         own = units[:, FLOW.graph.writer_index[f"M{layer}"]]
         torch.testing.assert_close(own, wanted, atol=1e-4, rtol=1e-3)
+
+
+def test_a_part_without_gradient_is_refused_and_not_taken_for_zero() -> None:
+    """What a quantised kernel without backward does: its output does not know where it came from."""
+    handle = MINI.adapter.model.model.layers[2].mlp.register_forward_hook(lambda _, __, output: output.detach())  # type: ignore[attr-defined]
+    try:
+        with pytest.raises(InterpError, match="blocks.2.hook_mlp_in") as caught:
+            along_inputs(CONTRAST, CLEAN)
+    finally:
+        handle.remove()
+    assert caught.value.code == "E407" and "exact" in caught.value.fix

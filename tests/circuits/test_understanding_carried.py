@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import interp
-from interp.circuits.edges.attribution import Contrast
+from interp.circuits.edges.attribution import ABLATED, CLEAN, Contrast, along_inputs
 from interp.circuits.edges.exact import exact
 from interp.circuits.edges.masked import MaskedRuns
 from interp.circuits.edges.replacements import stand_in
@@ -210,11 +210,40 @@ def test_scores_are_products_of_readings_with_the_stream(architecture: str) -> N
             assert abs(reading @ x - score) < 1e-4 * max(1.0, abs(score))
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gpt_neox"])
+def test_gradients_read_as_edge_attribution_does(architecture: str) -> None:
+    """Rows and columns stand in the same order, so that their products are the scores of EAP at both ends."""
+    found, clean, corrupt = paired(opened(architecture), lengths=(21, 18))
+    contrast = contrasted(found, clean, corrupt)
+    ends = [along_inputs(contrast, path).scores.sum(0) for path in (CLEAN, ABLATED)]
+    shared = "H" if found.graph.layers[1].heads == found.graph.layers[1].kv_heads else "KV"
+    for label in (f"L0H1->L1{shared}1.k", "embed->L1H2.q", f"M0->L1{shared}0.v", "L0H3->M1", "L1H1->logits"):
+        edge = found.graph.edge(label)
+        rows, columns = written(contrast, edge, "differences"), read(contrast, edge, "gradients")
+        assert columns.shape[1] == 2 * len(rows) == 2 * 39
+        for expected, half in zip(ends, columns.chunk(2, 1), strict=True):
+            score = float(expected[edge])
+            assert abs(float((rows.T * half).sum()) - score) < 1e-4 * max(1.0, abs(score))
+
+
+def test_weights_are_those_of_the_reader_with_the_gain_before_it() -> None:
+    tiny = opened("llama")
+    found, clean, corrupt = paired(tiny)
+    contrast, layer = contrasted(found, clean, corrupt), tiny.adapter.model.model.layers[1]  # type: ignore[attr-defined]
+    gain, width = layer.input_layernorm.weight, layer.self_attn.head_dim
+    for part, number in (("q", 2), ("k", 1), ("v", 1)):
+        weight = getattr(layer.self_attn, f"{part}_proj").weight[number * width : (number + 1) * width]
+        name = f"L1H{number}.q" if part == "q" else f"L1KV{number}.{part}"
+        columns = read(contrast, found.graph.edge(f"M0->{name}"), "weights")
+        assert (columns - (weight * gain).T).abs().max() < 1e-6
+
+
 def test_what_cannot_be_asked_is_refused() -> None:
     contrast = looked_up([(1, 2)])
     graph = flow().graph
-    with pytest.raises(InterpError, match="(?s)E205.*not told from 0"):
-        carried(contrast, "L0H1->L1H2.k")
+    for idle in ("L0H1->L1H2.k", "pos_embed->L0H0.q"):  # the second carries the same in both prompts
+        with pytest.raises(InterpError, match="(?s)E205.*not told from 0"):
+            carried(contrast, idle)
     with pytest.raises(InterpError, match="E201"):
         carried(contrast, "L0H9->L1H2.k")
     with pytest.raises(InterpError, match="(?s)E205.*no head"):

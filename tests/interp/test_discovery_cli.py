@@ -67,6 +67,8 @@ def test_methods_are_listed_without_a_model(cli: Any) -> None:
     [
         (("--method", "guess"), "E201"),
         (("--size", "3", "--threshold", "1"), "E205"),
+        (("--set", "tau=1"), "E201"),
+        (("--set", "steps=many"), "E205"),
         (("--judge-args", "n=3"), "E205"),
         (("--positions", "roles"), "E313"),
     ],
@@ -74,3 +76,8 @@ def test_methods_are_listed_without_a_model(cli: Any) -> None:
 def test_mistakes_are_named(cli: Any, options: tuple[str, ...], code: str) -> None:
     said = cli("circuit", *ASK, *options)
     assert said.code != 0 and f"INTERP-{code}" in said.err and "fix:" in said.err
+
+
+def test_settings_reach_the_method(cli: Any) -> None:
+    assert cli("circuit", *ASK, "--size", "12", "--set", "steps=3", "--set", "rule=left").code == 0
+    assert Circuit.load("x").run.method["settings"] == {"steps": 3, "rule": "left", "gap": None}
