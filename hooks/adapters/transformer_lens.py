@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from interp.hooks.adapters.base import Adapter, Fired, Hooks, MidStream, fire_at
@@ -219,3 +220,21 @@ def bridge_copy(model: HookedModel) -> TransformerBridge:
         twin, architecture, hf_config=twin.config, tokenizer=model.tokenizer, dtype=model.dtype
     )
     return bridge.eval()
+
+
+def attribution_patch(
+    bridge: TransformerBridge,
+    clean: Int[Tensor, "batch pos"],
+    corrupt: Int[Tensor, "batch pos"],
+    measure: Callable[[Tensor], Tensor],
+) -> dict[Any, float]:
+    """Scores of edges by TransformerLens' own tool, its nodes as keys: what ours is held against.
+
+    Args:
+        clean, corrupt: one pair.
+        measure: of the logits [1 pos d_vocab].
+    """
+    from transformer_lens.tools.analysis.attribution_patching import EdgeAttributionConfig
+    from transformer_lens.tools.analysis.attribution_patching import attribution_patch as theirs
+
+    return dict(theirs(bridge, clean, corrupt, measure, EdgeAttributionConfig(granularity="edge")).edge_scores)

@@ -11,13 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.circuits.controls import grouped, matched_controls, written_norms
+from interp.circuits.question import Question
 from interp.hooks.batch import Batch
 from interp.hooks.metrics import Metric
 from interp.hooks.naive import batches
 from interp.hooks.names import HeadId, point_name
 from interp.hooks.pairs import Pairs
 from interp.hooks.reference import Reference, mean_reference, paired_reference
-from interp.circuits.question import Question
 
 if TYPE_CHECKING:
     from interp.hooks.model import HookedModel

@@ -87,11 +87,9 @@ def denoised(flow: Flow, clean: Batch, corrupt: Batch) -> Float[Tensor, "batch w
 
 def by_transformer_lens(bridge: Any, graph: Graph, clean: Batch, corrupt: Batch) -> Float[Tensor, "writer reader"]:
     """The same by TransformerLens, for one pair."""
-    from transformer_lens.tools.analysis.attribution_patching import EdgeAttributionConfig, attribution_patch
+    from interp.hooks.adapters.transformer_lens import attribution_patch
 
-    config = EdgeAttributionConfig(granularity="edge")
-    found = attribution_patch(bridge, clean.input_ids, corrupt.input_ids, _difference, config)
-    return summed(graph, found.edge_scores)
+    return summed(graph, attribution_patch(bridge, clean.input_ids, corrupt.input_ids, _difference))
 
 
 def _difference(logits: Float[Tensor, "1 pos d_vocab"]) -> Float[Tensor, ""]:

@@ -170,5 +170,6 @@ def read_settings(method: str, given: list[str], seed: int) -> Settings:
         try:
             found[name] = KINDS.get(name, float)(value)
         except ValueError:
-            raise InterpError("E205", f"{value!r} is no value of {name}", where=f"--set {text}") from None
+            fix = "write --set steps=10, or --set taus=0.01:0.1:1"
+            raise InterpError("E205", f"{value!r} is no value of {name}", where=f"--set {text}", fix=fix) from None
     return Settings(seed=seed, **found)

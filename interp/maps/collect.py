@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
+from interp.circuits.question import Question
 from interp.hooks.naive import Progress, batches
 from interp.maps.chance import RANDOM, drawn
 from interp.maps.curves import CURVES, curves
@@ -18,7 +19,6 @@ from interp.maps.look import Look
 from interp.maps.method import Method
 from interp.maps.removal import leave_one_out
 from interp.maps.settings import Settings
-from interp.circuits.question import Question
 
 if TYPE_CHECKING:
     from interp.hooks.model import HookedModel

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.circuits.question import Question
 from interp.heads.effects.gradient import Slopes
 from interp.hooks.adapters.base import HookContext, HookFn
 from interp.hooks.batch import Batch
@@ -18,7 +19,6 @@ from interp.hooks.interventions import Intervention
 from interp.hooks.naive import read_output
 from interp.hooks.names import point_name
 from interp.hooks.rerun.sweep import sweep
-from interp.circuits.question import Question
 
 if TYPE_CHECKING:
     from interp.hooks.model import HookedModel

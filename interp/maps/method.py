@@ -12,9 +12,9 @@ from torch import Tensor
 from interp.kernels.errors import InterpError, suggest
 
 if TYPE_CHECKING:
+    from interp.circuits.question import Question
     from interp.hooks.model import HookedModel
     from interp.maps.look import Look
-    from interp.circuits.question import Question
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from interp.ablation.asking import prompt_records
+from interp.circuits.question import Question
 from interp.circuits.results import RunInfo, environment
 from interp.hooks.metrics import Metric
 from interp.hooks.naive import Progress
@@ -24,7 +25,6 @@ from interp.maps.method import Method
 from interp.maps.result import TokenMaps
 from interp.maps.settings import Settings
 from interp.sinks.asking import ask_metric
-from interp.circuits.question import Question
 from interp.tasks.base import Task
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.ablation.asking import prompt_records
+from interp.circuits.question import Question
 from interp.circuits.results import RunInfo, environment
 from interp.hooks.metrics import Metric
 from interp.hooks.naive import Progress, sweep
@@ -30,7 +31,6 @@ from interp.sinks.trials import other_heads
 from interp.swapping.found import split
 from interp.swapping.joint import picked
 from interp.swapping.proof import prove
-from interp.circuits.question import Question
 from interp.tasks.base import Task
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from interp.ablation.asking import prompt_records
+from interp.circuits.question import Question
 from interp.circuits.results import RunInfo, environment
 from interp.hooks.metrics import Metric
 from interp.hooks.naive import Progress, sweep
@@ -21,7 +22,6 @@ from interp.sinks.settings import Settings
 from interp.sinks.survey import survey
 from interp.sinks.trials import Trials, sink_heads
 from interp.sinks.watch import check
-from interp.circuits.question import Question
 from interp.tasks.base import Task
 
 if TYPE_CHECKING:

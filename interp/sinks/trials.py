@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from interp.circuits.question import Question
 from interp.hooks.batch import Batch
 from interp.hooks.interventions import Intervention
 from interp.hooks.names import parse_head
@@ -16,7 +17,6 @@ from interp.sinks.edits import SINK, Edit, edits, other_keys, sighted, with_keys
 from interp.sinks.settings import Settings
 from interp.sinks.survey import Survey
 from interp.swapping.controls import matched_states
-from interp.circuits.question import Question
 
 if TYPE_CHECKING:
     from interp.hooks.model import HookedModel

@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.circuits.question import Question
 from interp.hooks.batch import Batch
 from interp.hooks.interventions import Intervention
 from interp.hooks.metrics import METRICS, pick
 from interp.hooks.naive import batches, read_output
 from interp.swapping.classes import MaskClass
 from interp.swapping.search import State
-from interp.circuits.question import Question
 
 if TYPE_CHECKING:
     from interp.hooks.model import HookedModel

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 
 from interp.ablation.asking import choose_metric, tokenised
 from interp.ablation.shared import Controls, Shared
+from interp.circuits.question import Question
 from interp.hooks.metrics import Metric
 from interp.hooks.naive import Progress, batches
 from interp.hooks.names import HeadId, HeadLike, parse_heads, point_name
@@ -26,7 +27,6 @@ from interp.swapping.closeness import Closeness, closeness
 from interp.swapping.found import split
 from interp.swapping.joint import Joint, hits, picked
 from interp.swapping.settings import RECENT_SHARE, Settings, default_classes
-from interp.circuits.question import Question
 from interp.tasks.base import Task, TaskExamples
 
 if TYPE_CHECKING:

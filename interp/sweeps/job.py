@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.circuits.question import Question
 from interp.hooks import interventions
 from interp.hooks.batch import Batch
 from interp.hooks.interventions import Intervention
@@ -19,7 +20,6 @@ from interp.hooks.metrics import metric
 from interp.hooks.reference import Reference
 from interp.hooks.rerun.engine import BUDGET
 from interp.kernels.errors import InterpError
-from interp.circuits.question import Question
 from interp.sweeps.rerun import RerunWork
 from interp.sweeps.work import NaiveWork
 

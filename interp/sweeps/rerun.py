@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.circuits.question import Question
 from interp.hooks.interventions import Intervention
 from interp.hooks.naive import batches
 from interp.hooks.rerun.engine import BUDGET, Rerun
 from interp.hooks.rerun.plan import ROUTES
-from interp.circuits.question import Question
 from interp.sweeps.units import Unit
 from interp.sweeps.work import Values
 

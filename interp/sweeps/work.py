@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.circuits.question import Question
 from interp.hooks.interventions import Intervention
 from interp.hooks.naive import batches, sweep
-from interp.circuits.question import Question
 from interp.sweeps.units import Unit
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.circuits.paths import Paths, Sender
+from interp.circuits.question import Question
 from interp.circuits.receivers import parse_receivers, reaches
 from interp.hooks.edits import Positions
 from interp.hooks.metrics import metric as metric_of
 from interp.hooks.naive import batches
 from interp.hooks.names import HeadId
 from interp.hooks.pairs import Pairs
-from interp.circuits.question import Question
 from interp.sweeps.rerun import narrowed
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from interp.maps.look import Look
 from interp.maps.method import Method
 
 if TYPE_CHECKING:
-    from interp.hooks.model import HookedModel
     from interp.circuits.question import Question
+    from interp.hooks.model import HookedModel
 
 LONGEST = 32
 """Tokens, above which one flow for each token takes too long."""

@@ -9,8 +9,8 @@ from interp.kernels.errors import InterpError
 from interp.maps.method import Method
 
 if TYPE_CHECKING:
-    from interp.hooks.model import HookedModel
     from interp.circuits.question import Question
+    from interp.hooks.model import HookedModel
 
 
 @dataclass(frozen=True, eq=False)

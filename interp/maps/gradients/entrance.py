@@ -16,8 +16,8 @@ from interp.maps.gradients.base import GradientMap
 from interp.maps.look import Look
 
 if TYPE_CHECKING:
-    from interp.hooks.model import HookedModel
     from interp.circuits.question import Question
+    from interp.hooks.model import HookedModel
 
 PRODUCT = "batch pos d_model, batch pos d_model -> batch pos"
 
