@@ -89,8 +89,11 @@ class Norm:
         """What the norm divided by when it made `given` of x: the divisor that fits best, so eps need not be known."""
         scaled = self.gain * self.centre(x)
         size = (scaled * scaled).sum(-1, keepdim=True)
-        fitted = size / (scaled * (given - self.bias)).sum(-1, keepdim=True)
-        return torch.where(size == 0, torch.ones_like(fitted), fitted)
+        is_nothing = size == 0
+        fitted = (
+            (scaled * (given - self.bias)).sum(-1, keepdim=True).masked_fill(is_nothing, 1.0)
+        )  # no 0 / 0, also behind
+        return torch.where(is_nothing, torch.ones_like(size), size / fitted)
 
     def __call__(
         self, x: Float[Tensor, "*batch d_model"], scale: Float[Tensor, "*batch 1"]

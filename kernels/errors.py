@@ -27,7 +27,7 @@ CODES = {
     "E205": "arguments that contradict each other",
     "E206": "shape or dtype does not fit",
     "E207": "not a number",
-    "E301": "line is not valid JSON or CSV",
+    "E301": "not valid JSON, CSV or XML",
     "E302": "file is not UTF-8 text",
     "E303": "field missing or of the wrong type",
     "E304": "empty prompt",

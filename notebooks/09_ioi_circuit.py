@@ -27,7 +27,7 @@ from interp.discovery.roles import score_roles
 
 plotly.io.renderers.default = "plotly_mimetype"
 model = interp.load("mini")
-ioi = interp.task("ioi", n=48, templates="first")
+ioi = interp.task("ioi", n=32, templates="first")
 ioi.examples(model.tokenizer).examples[0]
 
 # %% [markdown]
@@ -38,13 +38,12 @@ ioi.examples(model.tokenizer).examples[0]
 # choosing it: other names, and sentences of other wording.
 
 # %%
-circuit = interp.circuit(
-    model, ioi, judge=interp.task("ioi", n=48, seed=1, templates="rest"), n_random=100, n_curve=5, batch_size=48
-)
+others = interp.task("ioi", n=32, seed=1, templates="rest")
+circuit = interp.circuit(model, ioi, judge=others, n_random=50, n_curve=3)
 circuit
 
 # %% [markdown]
-# A tenth of the edges keeps most of the behaviour on wordings it was not chosen on, and none of a hundred random circuits
+# A tenth of the edges keeps most of the behaviour on wordings it was not chosen on, and none of fifty random circuits
 # of its size comes near. Before any of that was run, two circuits whose outcome is known were: all edges in is the
 # untouched model, no edge in is the model on the other prompt.
 
@@ -77,7 +76,7 @@ pd.DataFrame(circuit.ablation_table(), columns=["ablation", "model", "circuit", 
 # published kind (a head that looks at the answer and copies it): the answer is fetched from the word before the gap.
 
 # %%
-named = circuit.with_roles(*score_roles(model, interp.task("ioi", n=24)))
+named = circuit.with_roles(*score_roles(model, interp.task("ioi", n=16)))
 pd.DataFrame([vars(share) for share in named.roles.shares])
 
 # %%
@@ -91,7 +90,7 @@ named.roles.names
 # these sizes share, or random ones with as many edges in each layer?
 
 # %%
-colours = interp.circuit(model, interp.task("colored_objects", n=48), n_random=20, n_curve=2, beside=(), batch_size=48)
+colours = interp.circuit(model, interp.task("colored_objects", n=24), n_random=10, n_curve=1, beside=())
 colours
 
 # %%

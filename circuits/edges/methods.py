@@ -154,7 +154,7 @@ METHODS = {
         ),
         Method(
             "pruning",
-            "how far a learned mask lets the edge in (log-alpha)",
+            "how likely the learned mask of the edge is not 0",
             "Bhaskar et al. 2024, Finding Transformer Circuits with Edge Pruning (arXiv 2406.16778)",
             lambda contrast, settings: pruned(
                 contrast, Pruning(size=settings.size, steps=settings.epochs, seed=settings.seed)

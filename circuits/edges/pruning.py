@@ -137,9 +137,11 @@ def prune(
 
 
 def attributed(contrast: Contrast, how: Pruning, start: Scores | None = None) -> Attribution:
-    """The same as scores: one row, of the mean over prompts."""
+    """The same as scores: how likely each mask is not 0, one row for all prompts."""
     found = prune(contrast, how, start=start)
-    return Attribution(torch.from_numpy(found.scores)[None].float(), found.forwards, {})
+    graph = contrast.flow.graph
+    kept = graph.matrix(expected(torch.from_numpy(graph.vector(found.scores))).numpy())
+    return Attribution(torch.from_numpy(kept)[None].float(), found.forwards, {})
 
 
 def largest(full: Edges, scores: Scores, size: int) -> Edges:

@@ -38,6 +38,7 @@ Option = Annotated[
         "--set", metavar="NAME=VALUE", help="A setting of the method: steps=10, tau=0.03, ...; --methods names them."
     ),
 ]
+Budget = Annotated[int | None, typer.Option("--budget", min=1, help="MiB that scoring may hold beside the weights.")]
 NRandom = Annotated[int, typer.Option("--random", min=0, help="Random circuits of the circuit's size.")]
 WithChecks = Annotated[
     bool, typer.Option("--checks", help="Also test hypotheses and search for parts that hide each other; minutes.")
@@ -76,6 +77,7 @@ def circuit(
     setting: Option = [],  # noqa: B006  (typer reads it, nobody writes it)
     random: NRandom = 100,
     batch_size: BatchSize = 32,
+    budget: Budget = None,
     checks: WithChecks = False,
     roles: RoleNames = "",
     scores: ScoreFile = None,
@@ -110,7 +112,7 @@ def circuit(
         result = run(
             model, task, method=method, ablation=ablation, size=size, threshold=threshold, faithful=faithful,
             absolute=not signed, positions=positions, judge=judge, scores=scores, metric=metric, settings=settings,
-            n_random=random, checks=checks, batch_size=batch_size, seed=terminal.seed, truncate=asked.truncate,
+            n_random=random, checks=checks, batch_size=batch_size, budget=budget, seed=terminal.seed, truncate=asked.truncate,
             first_token=asked.first_token, command=terminal.command,
             progress=progress,
         )  # fmt: skip

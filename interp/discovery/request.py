@@ -28,6 +28,7 @@ class Request:
         n_random: random circuits of the circuit's size.
         n_curve: random circuits of each size of the curve.
         checks: whether further tests are run.
+        budget: MiB that scoring may hold; None for any number.
         scores: file that holds the scores, where nothing is scored.
     """
 
@@ -42,6 +43,7 @@ class Request:
     checks: bool
     batch_size: int
     seed: int
+    budget: int | None = None
     scores: Path | None = None
 
     def __post_init__(self) -> None:

@@ -137,7 +137,7 @@ class Circuit(Result):
 
     kind: ClassVar[str] = "circuit"
     columns: ClassVar[tuple[str, ...]] = ("edge", "score", "standard error", "q")
-    unasked: ClassVar[frozenset[str]] = frozenset({"chosen", "forwards"})
+    unasked: ClassVar[frozenset[str]] = frozenset({"chosen", "forwards", "plan"})
 
     run: RunInfo
     graph: Graph

@@ -14,6 +14,7 @@ import numpy as np
 
 from interp.ablation.asking import prompt_records
 from interp.circuits.edges.methods import Method, Settings
+from interp.circuits.edges.plan import EdgePlan, Shape, plan
 from interp.circuits.edges.replacements import StandIn, stand_in
 from interp.circuits.graph.flow import Flow
 from interp.circuits.graph.graph import Edges, Scores
@@ -64,6 +65,7 @@ def circuit(
     n_curve: int = 10,
     checks: bool = False,
     batch_size: int = 32,
+    budget: int | None = None,
     seed: int = 0,
     truncate: bool = False,
     first_token: bool = False,
@@ -92,6 +94,8 @@ def circuit(
         n_curve: random circuits of each size of the curve.
         checks: test hypotheses about the circuit, and search the model for parts that stand in for each other; minutes.
         batch_size: prompts that are scored at a time.
+        budget: MiB that scoring may hold beside the weights; fewer prompts go together where it asks for that. What is
+            held is planned before anything runs, for methods that take gradients along a path of embeddings.
         seed: of intervals and random circuits.
         command: what a reader can type to repeat the run.
         progress: called with (prompts scored, all of them).
@@ -99,7 +103,8 @@ def circuit(
     Raises:
         InterpError: E201 unknown name; E203, E205 settings that do not fit; E303 to E313 for the prompts; E402, E407 a
             metric that is not defined, has no gradient, or has no gap between the model and the model without edges;
-            E403 a model that cannot be taken apart; E404 edges are not taken out as they should be.
+            E403 a model that cannot be taken apart; E404 edges are not taken out as they should be; E603 a budget that
+            does not hold one prompt.
     """
     started, clock = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), time.monotonic()
     if size is None and threshold is None and faithful is None:
@@ -108,7 +113,7 @@ def circuit(
     request = Request.make(
         method, settings or Settings(seed=seed), seed, ablation=ablation, choice=choice, positions=positions,
         beside=tuple(name for name in beside if name != ablation), n_random=n_random, n_curve=n_curve,
-        checks=checks, batch_size=batch_size,
+        checks=checks, batch_size=batch_size, budget=budget,
     )  # fmt: skip
     chooses, judges = both_sides(
         model, task, judge, metric, ablation, positions, truncate=truncate, first_token=first_token
@@ -136,6 +141,19 @@ class Discovery:
         return replace(flow, graph=flow.graph.at_places(self.chooses.places))
 
     @cached_property
+    def plan(self) -> EdgePlan | None:
+        """What scoring will hold; None without a budget, or where nothing is scored."""
+        request, flow = self.request, self.flow
+        if request.budget is None or request.scores is not None:
+            return None
+        width = int(self.chooses.pairs.clean.input_ids.shape[1])
+        return plan(
+            flow.graph, Shape.of(flow), prompts=len(self.chooses), width=width, method=request.method.name,
+            settings=request.settings, paired=request.ablation == "resample",
+            behind_norm=any(norm is not None for norm in flow.norms.values()), budget=request.budget << 20,
+        )  # fmt: skip
+
+    @cached_property
     def stand(self) -> StandIn:
         """What stands in for edges that are out."""
         return stand_in(self.request.ablation, self.flow, self.chooses.posed)
@@ -151,6 +169,7 @@ class Discovery:
     def result(self) -> Circuit:
         """All stages."""
         graph, request = self.flow.graph, self.request
+        _ = self.plan  # a budget that is too small is refused before anything runs
         proof = prove(self.flow, self.chooses.posed, self.stand)
         ends = self.choosing([graph.full, graph.none])
         curve(ends[::-1], ends[0], ends[1], ENDS, ENDS, seed=request.seed)  # refuses a metric without a gap
@@ -189,6 +208,7 @@ class Discovery:
         method: Method = self.request.method
         rows, forwards = [], 0.0
         size = self.request.batch_size if method.by_prompt else len(self.chooses)
+        size = size if self.plan is None else min(size, self.plan.batch)
         for start, stop in batches(len(self.chooses), size):
             contrast = self.stand.contrast(self.flow, self.chooses.posed.rows(start, stop))
             found = method.run(contrast, self.request.settings)
@@ -269,7 +289,7 @@ class Discovery:
             task=self.chooses.record(),
             method={
                 "kind": Circuit.kind, **self.request.record(), "judge": self.judges.record(), "chosen": how,
-                "forwards": round(forwards, 3), "d_model": self.model.w_out(0).shape[-1],
+                "forwards": round(forwards, 3), "plan": "" if self.plan is None else str(self.plan), "d_model": self.model.w_out(0).shape[-1],
             },
             seeds={"task": self.chooses.task.seed, "judge": self.judges.task.seed, "evidence": self.request.seed},
             versions=environment(),

@@ -222,3 +222,14 @@ def test_checks_find_both_arms_of_a_gate_and_survive_the_folder(tmp_path: Path) 
     assert {one.test for one in result.checks.findings} >= {"equivalence", "sufficiency", "minimality"}
     assert Circuit.load(result.save(tmp_path / "run")) == result
     assert "L0H1 + L0H3" in render([result])
+
+
+def test_a_budget_is_planned_held_and_refused_where_it_is_too_small() -> None:
+    mini, few = model("mini"), interp.task("docstring", n=8)
+    some = interp.circuit(mini, few, size=40, method="eap", budget=24, **QUICK)
+    plain = interp.circuit(mini, few, size=40, method="eap", **QUICK)
+    assert "MiB" in some.run.method["plan"] and some.run_id == plain.run_id
+    np.testing.assert_allclose(some.scores, plain.scores, atol=1e-4)
+    with pytest.raises(InterpError) as caught:
+        interp.circuit(mini, few, size=40, method="eap", budget=1, **QUICK)
+    assert caught.value.code == "E603" and "memory" in caught.value.fix

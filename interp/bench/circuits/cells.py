@@ -27,7 +27,7 @@ class Cell:
     """One contender on one truth. Figures are None where it refused, and there `error` says why.
 
     Edges are ranked by the mean over prompts of the size of their scores: a truth says that an edge matters, not which
-    way, and an edge that helps one prompt and hurts the next is no less true. (But for contenders `by_value`.)
+    way, and an edge that helps one prompt and hurts the next is no less true.
 
     Attributes:
         model, ablation: the truth.
@@ -70,7 +70,7 @@ def measure(case: Case, contender: Contender, seed: int = 0) -> Cell:
     try:
         found = contender.run(case, seed)
         seconds = perf_counter() - start
-        figures = [judged(case, rows, by_value=contender.by_value) for rows in found.draws]
+        figures = [judged(case, rows) for rows in found.draws]
     except InterpError as error:
         return replace(blank, error=f"INTERP-{error.code}: {error.what}")
     means = {name: fmean(each[name] for each in figures) for name in figures[0]}
@@ -78,27 +78,24 @@ def measure(case: Case, contender: Contender, seed: int = 0) -> Cell:
     return replace(blank, forwards=found.forwards, seconds=seconds, mib=mib, **means)  # type: ignore[arg-type]
 
 
-def strength(rows: Rows, *, by_value: bool = False) -> Scores:
+def strength(rows: Rows) -> Scores:
     """What edges are ranked by, see `Cell`."""
-    found: Scores = (rows if by_value else np.abs(rows)).mean(0)
+    found: Scores = np.abs(rows).mean(0)
     return found
 
 
-def judged(case: Case, rows: Rows, *, by_value: bool = False) -> dict[str, float]:
+def judged(case: Case, rows: Rows) -> dict[str, float]:
     """Figures of one ranking, by their names in `Cell`.
-
-    Args:
-        by_value: see `Contender.by_value`.
 
     Raises:
         InterpError: E207 scores that are not finite numbers.
     """
-    graph, truth, score, absolute = case.graph, case.edges, strength(rows, by_value=by_value), not by_value
+    graph, truth, score = case.graph, case.edges, strength(rows)
     return {
-        "precision": average_precision(graph, score, truth, absolute=absolute),
-        "floored": average_precision(graph, score, truth, absolute=absolute, floor=FLOOR),
-        "netted": average_precision(graph, rows.mean(0), truth, absolute=absolute),
-        "auroc": auroc(graph, score, truth, absolute=absolute),
-        "auroc_floored": auroc(graph, score, truth, absolute=absolute, floor=FLOOR),
+        "precision": average_precision(graph, score, truth),
+        "floored": average_precision(graph, score, truth, floor=FLOOR),
+        "netted": average_precision(graph, rows.mean(0), truth),
+        "auroc": auroc(graph, score, truth),
+        "auroc_floored": auroc(graph, score, truth, floor=FLOOR),
         "silent": float((score[truth] == 0).sum()),
     }

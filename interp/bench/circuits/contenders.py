@@ -26,9 +26,6 @@ PLAIN = Settings(size=0.3, epochs=100)
 ADAPTIVE = Settings(steps=128, gap=1e-3)
 """Of methods that can take more steps until their scores add up."""
 
-BY_VALUE = frozenset({"pruning"})
-"""Methods whose score says how far an edge is in, not what it does: large negative ones are no strong edges."""
-
 BY_WRITER = frozenset({"eap-ig-activations"})
 """Methods that integrate for each writer by itself: they have the first number of steps alone, because with the last
 one they would take longer than everything else together."""
@@ -61,7 +58,6 @@ class Contender:
         method: name in `METHODS`, '' for others.
         steps: of the integration; 0 for those that do not integrate.
         by_prompt: whether prompts have scores of their own.
-        by_value: ranked by score, not by its size.
     """
 
     name: str
@@ -71,7 +67,6 @@ class Contender:
     method: str = ""
     steps: int = 0
     by_prompt: bool = True
-    by_value: bool = False
 
 
 def contenders(names: Sequence[str] = ()) -> list[Contender]:
@@ -97,7 +92,6 @@ def _rows(method: Method) -> list[Contender]:
         _running(method, PLAIN),
         method.name,
         by_prompt=method.by_prompt,
-        by_value=method.name in BY_VALUE,
     )
     if not {"steps", "rule"} <= set(method.settings):
         return [plain]

@@ -32,11 +32,10 @@ class Row:
     method: str = ""
     steps: int = 0
     by_prompt: bool = True
-    by_value: bool = False
 
     @classmethod
     def of(cls, one: Contender) -> Row:
-        return cls(one.name, one.says, one.sort, one.method, one.steps, one.by_prompt, one.by_value)
+        return cls(one.name, one.says, one.sort, one.method, one.steps, one.by_prompt)
 
 
 @dataclass(frozen=True)
