@@ -42,7 +42,7 @@ class Reads:
                 "E403",
                 f"what the heads of layer {layer} make their queries, keys and values of was not recognised",
                 where=f"{model.name} ({model.adapter.describe()['architecture']})",
-                fix="open the transformers model itself, of an architecture that interp models --architectures lists",
+                fix="open the transformers model itself; README names the architectures that are proven",
             )
         weights = {part: inlets.weight(part) for part in "qkv"}
         return cls(inlets.attn_norm, weights, {part: inlets.bias(part) for part in "qkv"})

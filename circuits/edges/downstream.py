@@ -31,7 +31,7 @@ ROUNDING = 1e-5
 
 
 @dataclass(eq=False)
-class Trials:
+class Branches:
     """Some circuits that differ at one reader, and all that differs between them.
 
     Attributes:
@@ -73,7 +73,7 @@ class Downstream:
         shifts: Float[Tensor, "trial batch pos d_model"],
         needed: Needs,
         value: Float[Tensor, " batch"],
-    ) -> Trials:
+    ) -> Branches:
         """What a circuit does with something else at one reader.
 
         Args:
@@ -82,7 +82,7 @@ class Downstream:
             needed: where what readers read reaches the metric.
             value: the metric now.
         """
-        found = Trials(value.expand(len(shifts), -1))
+        found = Branches(value.expand(len(shifts), -1))
         part = self.graph.readers[reader]
         seen = self._reads_now(circuit, reader)[None] + shifts
         if part.part == LOGITS:
@@ -101,7 +101,7 @@ class Downstream:
         other = self.graph.readers[index]
         return other.layer != part.layer or (other.part == MLP and part.part != MLP)
 
-    def _spread(self, found: Trials, circuit: Edges, needed: Needs, after: int) -> None:
+    def _spread(self, found: Branches, circuit: Edges, needed: Needs, after: int) -> None:
         """Carry what has moved through all later readers that see it."""
         pending: dict[int, tuple[Tensor, Tensor]] = {}
         for index in range(after, len(self.graph.readers)):
@@ -122,7 +122,7 @@ class Downstream:
                 self._run_heads(found, part.layer, pending, circuit)
             pending = {}
 
-    def _reached(self, found: Trials, circuit: Edges, reader: int) -> Bool[Tensor, "batch pos"]:
+    def _reached(self, found: Branches, circuit: Edges, reader: int) -> Bool[Tensor, "batch pos"]:
         """Where a reader sees something else through edges that are in."""
         at = torch.zeros(self.now.shape[:2], dtype=torch.bool, device=self.now.device)
         for writer, moved in found.at.items():
@@ -130,7 +130,7 @@ class Downstream:
                 at |= moved & (self._inside(circuit, slice(writer, writer + 1), reader)[..., 0, 0] > 0)
         return at
 
-    def keep(self, found: Trials, row: int) -> None:
+    def keep(self, found: Branches, row: int) -> None:
         """One of the trials is the present state from now on."""
         for writer, value in found.moved.items():
             self.now[:, :, writer] = value[row]
@@ -150,7 +150,7 @@ class Downstream:
         moved = inside * self.now[:, :, :seen] + (1 - inside) * self.ablated[:, :, :seen]
         return self._clean_stream(self.graph.readers[reader]) + moved.sum(2)
 
-    def _reads_after(self, found: Trials, circuit: Edges, reader: int) -> Float[Tensor, "trial batch pos d_model"]:
+    def _reads_after(self, found: Branches, circuit: Edges, reader: int) -> Float[Tensor, "trial batch pos d_model"]:
         total = self._reads_now(circuit, reader)[None].repeat(len(found.values), 1, 1, 1)
         for writer, moved in found.moved.items():
             if circuit[:, writer, reader].any():
@@ -170,7 +170,7 @@ class Downstream:
             return self.parts.clean(POST, self.flow.n_layers - 1)
         return self.parts.clean(MLP_IN if part.part == MLP else PRE, part.layer)
 
-    def _run_mlp(self, found: Trials, layer: int, seen: Tensor, at: Bool[Tensor, "batch pos"]) -> None:
+    def _run_mlp(self, found: Branches, layer: int, seen: Tensor, at: Bool[Tensor, "batch pos"]) -> None:
         """An MLP, where it reads something else and what it writes is read."""
         rows, index = seen[:, at], self.graph.writer_index[f"M{layer}"]
         wrote = self.parts.mlp(layer, rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
@@ -179,7 +179,7 @@ class Downstream:
         found.moved[index], found.at[index] = moved, at
 
     def _run_heads(
-        self, found: Trials, layer: int, pending: Mapping[int, tuple[Tensor, Tensor]], circuit: Edges
+        self, found: Branches, layer: int, pending: Mapping[int, tuple[Tensor, Tensor]], circuit: Edges
     ) -> None:
         """The heads of a layer, some of which read something else at some positions."""
         reads, n = self.flow.reads[layer], len(found.values)

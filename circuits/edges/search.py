@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp.circuits.edges.downstream import Downstream, Trials
+from interp.circuits.edges.downstream import Downstream, Branches
 from interp.circuits.edges.masked import MaskedRun, MaskedRuns
 from interp.circuits.edges.needs import Needs, carried, needs, place_masks, read_positions
 from interp.circuits.graph.graph import Scores
@@ -149,12 +149,12 @@ class Search:
 
     def _trials(
         self, reader: int, slots: Sequence[Slot], gone: Sequence[bool], needed: Needs, *, last: bool = False
-    ) -> Trials:
+    ) -> Branches:
         """The circuit without each edge, and without those before it that are `gone`; the last of these alone."""
         keep = slice(len(slots) - 1, None) if last else slice(None)
         self.trials += 1 if last else len(slots)
         if self.parts is None:
-            return Trials(self._restarted(reader, slots, gone, keep))
+            return Branches(self._restarted(reader, slots, gone, keep))
         rows, behind = [], torch.zeros_like(self.parts.shift(*slots[0]))
         for (place, writer), goes in zip(slots, gone, strict=True):
             rows.append(behind + self.parts.shift(place, writer))
@@ -172,7 +172,7 @@ class Search:
         begin = self.runs.flow.n_layers if layer < 0 else layer
         return self.runs.measured(MaskedRun(self.runs, torch.stack(masks[keep]), begin=begin, after=self.first).run())
 
-    def _take_out(self, reader: int, slots: Sequence[Slot], found: Trials, row: int) -> None:
+    def _take_out(self, reader: int, slots: Sequence[Slot], found: Branches, row: int) -> None:
         """These edges are out from now on; a trial says what that does."""
         for slot in slots:
             self.circuit[*slot, reader] = False

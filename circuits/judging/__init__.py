@@ -1,1 +1,1 @@
-"""Numbers that judge rankings of edges and the circuits cut from them; no model is run."""
+"""What judges rankings of edges and the circuits cut from them: numbers, baselines, tests, and the search for redundancy."""

@@ -61,7 +61,7 @@ def prove(flow: Flow, posed: Posed, stand: StandIn) -> list[ProofRow]:
 
 def _row(what: str, against: str, output: torch.Tensor, wanted: torch.Tensor, flow: Flow) -> ProofRow:
     difference = float((output.cpu().double() - wanted.cpu().double()).abs().max())
-    return ProofRow(what, against, difference, 10 * TOLERANCE[flow.model.dtype] * max(1.0, float(wanted.abs().max())))
+    return ProofRow(what, against, difference, TOLERANCE[flow.model.dtype] * max(1.0, float(wanted.abs().max())))
 
 
 def as_record(rows: list[ProofRow], flow: Flow) -> dict[str, Any]:

@@ -8,17 +8,18 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from interp.circuits.graph.graph import Edges, Graph, LayerShape, Scores
+from interp.circuits.graph.graph import Edges, Graph, Scores
 from interp.circuits.judging.curves import Area, Curve, curve
-from interp.circuits.judging.faithfulness import Row
 from interp.circuits.prompt_results import DROPS, PROMPTS, PromptRecord
 from interp.circuits.results import Result, RunInfo
 from interp.circuits.runfolder import RunFolder, RunWriter
 from interp.circuits.tables import interval, number
 from interp.discovery.checks import Checks
-from interp.discovery.roles import Roles, Share
+from interp.discovery.measured import Curves, Measured, Steadiness
+from interp.discovery.record import as_record, from_record, numbers_of, roles_of
+from interp.discovery.roles import Roles
 from interp.discovery.text import headline, refutations, remarks
 from interp.hooks.examples import Drop
 from interp.kernels.errors import InterpError
@@ -38,79 +39,6 @@ ROLE_COLUMNS = ("scorer", "prompts", "claimed heads", "of them in the circuit", 
 NUMBERS, TABLE = "numbers.safetensors", "ablations.jsonl"
 RANKINGS = ("absolute", "signed")
 SHOWN = 12
-
-
-@dataclass(frozen=True, eq=False)
-class Curves:
-    """The metric of circuits of growing size, on the prompts that judge.
-
-    Attributes:
-        shares: of all edges, asked for.
-        actual: edges that pruning left, for the ranking by size of the score and for the signed one.
-        values: the metric of these circuits.
-        full, empty: of the model, and with no edge in.
-        random: mean metric of random circuits that have as many edges as the first ranking's.
-        magnitude: mean metric of circuits of as many edges, ranked by how large what they carry is.
-    """
-
-    shares: Float[np.ndarray, " size"]
-    actual: Int[np.ndarray, "ranking size"]
-    values: Float[np.ndarray, "ranking size prompt"]
-    full: Float[np.ndarray, " prompt"]
-    empty: Float[np.ndarray, " prompt"]
-    random: Float[np.ndarray, "draw size"]
-    magnitude: Float[np.ndarray, " size"]
-
-    def faithful(self, metric: Float[np.ndarray, "*some"]) -> Float[np.ndarray, "*some"]:
-        """Share of the gap that mean metrics keep."""
-        full, empty = self.full.mean(), self.empty.mean()
-        return np.asarray((metric - empty) / (full - empty))
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The circuit under one replacement; f is nan where `note` says why.
-
-    Attributes:
-        taken_from: where the replacement comes from, in words.
-        full, value, empty: mean metric of the model, of the circuit, and of no edge.
-        f, low, high: share of the gap that the circuit keeps, with its interval.
-    """
-
-    replacement: str
-    taken_from: str
-    full: float
-    value: float
-    empty: float
-    f: float
-    low: float
-    high: float
-    note: str = ""
-
-    @classmethod
-    def of(cls, row: Row) -> Measured:
-        """From what `faithfulness` gave."""
-        full, value, empty = (float(one.mean()) for one in (row.full, row.values, row.empty))
-        return cls(row.replacement, row.taken_from, full, value, empty, *row.f, row.note)
-
-
-@dataclass(frozen=True)
-class Steadiness:
-    """How far the best edges by two halves of the prompts agree, over many ways to halve them.
-
-    Attributes:
-        n: edges that are compared.
-        jaccard, low, high: share of the union of both sets that both have: mean, and where most pairs lie.
-        chance: what random sets of n edges would give.
-        spearman: rank correlation over all edges, mean.
-    """
-
-    n: int
-    jaccard: float
-    low: float
-    high: float
-    chance: float
-    spearman: float
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -386,34 +314,12 @@ class Circuit(Result):
             **{name: found[name] for name in ("scores", "standard_errors", "q", "values", "random")},
             "edges": found["edges"].astype(bool),
             "curves": curves,
-            "ablations": tuple(Measured(**_numbers(line)) for line in run.read_lines(TABLE)),
+            "ablations": tuple(Measured(**numbers_of(line)) for line in run.read_lines(TABLE)),
             "prompts": tuple(
                 PromptRecord(**{**one, "tokens": tuple(one["tokens"])}) for one in run.read_lines(PROMPTS)
             ),
             "drops": tuple(Drop(**line) for line in run.read_lines(DROPS)),
-            "stability": None if (steady := run.manifest["stability"]) is None else Steadiness(**_numbers(steady)),
+            "stability": None if (steady := run.manifest["stability"]) is None else Steadiness(**numbers_of(steady)),
             "checks": None if (checks := run.manifest["checks"]) is None else Checks.from_record(checks),
-            "roles": None if (roles := run.manifest["roles"]) is None else _roles(roles),
+            "roles": None if (roles := run.manifest["roles"]) is None else roles_of(roles),
         }
-
-
-def as_record(graph: Graph) -> dict[str, Any]:
-    """A graph as plain data."""
-    embeddings = [part.label for part in graph.writers if part.layer is None]
-    return {"layers": [asdict(layer) for layer in graph.layers], "embeddings": embeddings, "places": list(graph.places)}
-
-
-def from_record(data: Mapping[str, Any]) -> Graph:
-    """What `as_record` gave."""
-    layers = [LayerShape(**layer) for layer in data["layers"]]
-    return Graph.of_shape(layers, data["embeddings"]).at_places(data["places"])
-
-
-def _numbers(line: Mapping[str, Any]) -> dict[str, Any]:
-    """Missing numbers are nan again."""
-    return {name: float("nan") if value is None else value for name, value in line.items()}
-
-
-def _roles(data: Mapping[str, Any]) -> Roles:
-    names = {head: tuple(found) for head, found in data["names"].items()}
-    return Roles(names, tuple(Share(**_numbers(one)) for one in data["shares"]))

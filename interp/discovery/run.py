@@ -29,9 +29,10 @@ from interp.circuits.results import RunInfo, environment
 from interp.discovery.checks import Checks
 from interp.discovery.choice import Choice
 from interp.discovery.exports import read_scores
+from interp.discovery.measured import Curves, Measured, Steadiness
 from interp.discovery.proof import as_record, prove
 from interp.discovery.request import Request
-from interp.discovery.result import RANKINGS, Circuit, Curves, Measured, Steadiness
+from interp.discovery.result import RANKINGS, Circuit
 from interp.discovery.sides import Side, both_sides
 from interp.hooks.metrics import Metric
 from interp.hooks.naive import Progress, batches
