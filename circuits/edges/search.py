@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp.circuits.edges.downstream import Downstream, Branches
+from interp.circuits.edges.downstream import Branches, Downstream
 from interp.circuits.edges.masked import MaskedRun, MaskedRuns
 from interp.circuits.edges.needs import Needs, carried, needs, place_masks, read_positions
 from interp.circuits.graph.graph import Scores
