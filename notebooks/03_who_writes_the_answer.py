@@ -38,21 +38,21 @@ plotly.io.renderers.default = "plotly_mimetype"
 class SomeTemplates(Ioi):
     """Questions from some of the templates; ids name the template."""
 
-    templates: tuple[int, ...] = ()
+    numbers: tuple[int, ...] = ()
 
     def draw(self, rng, index, words):
         """One question from one of them."""
-        template = rng.choice(self.templates)
+        template = rng.choice(self.numbers)
         example = Ioi(self.n, self.seed, split=self.split, template=template).draw(rng, index, words)
         return replace(example, id=f"{example.id}-{template}")
 
 
 numbers = range(len(TEMPLATES))
-chosen_on = SomeTemplates(n=32, seed=0, split="train", templates=tuple(numbers[::2]))
-held_out = SomeTemplates(n=48, seed=1, split="test", templates=tuple(numbers[1::2]))
+chosen_on = SomeTemplates(n=32, seed=0, split="train", numbers=tuple(numbers[::2]))
+held_out = SomeTemplates(n=48, seed=1, split="test", numbers=tuple(numbers[1::2]))
 model = interp.load("mini")
 for task in (chosen_on, held_out):
-    print(f"{task.split:5} templates {task.templates}: {task.examples(model.tokenizer).examples[0].clean} ...")
+    print(f"{task.split:5} templates {task.numbers}: {task.examples(model.tokenizer).examples[0].clean} ...")
 
 # %% [markdown]
 # ## Who writes to the logits?

@@ -19,7 +19,6 @@
 # %%
 import pandas as pd
 import plotly.io
-from IPython.display import SVG
 
 import interp
 from interp.discovery.comparison import compare
@@ -51,7 +50,7 @@ circuit
 pd.DataFrame(circuit.run.canary["edges"])
 
 # %%
-SVG(circuit.svg())
+circuit.svg()
 
 # %%
 circuit.plot()

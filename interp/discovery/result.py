@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from interp.report.circuit.nodes import Drawing
+    from interp.report.circuit.picture import Svg
 
 ABLATION_COLUMNS = ("ablation", "model", "circuit", "no edges", "kept", "interval", "note")
 FAILED_COLUMNS = ("prompt", "model", "circuit", "no edges")
@@ -223,8 +224,8 @@ class Circuit(Result):
         names = {} if self.roles is None else {head: found[0] for head, found in self.roles.names.items()}
         return {"The circuit": drawing(self.graph, self.scores, self.edges, names)} if self.n_edges else {}
 
-    def svg(self) -> str:
-        """The circuit as a picture that stands by itself, light or dark as the reader's screen is.
+    def svg(self) -> Svg:
+        """The circuit as a picture that stands by itself, light or dark as the reader's screen is; notebooks show it.
 
         Raises:
             InterpError: E206 a circuit without edges.

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import interp
+from interp.circuits import question
 from interp.hooks.rerun import engine
 from interp.kernels.errors import InterpError
-from interp.sweeps import question
 from interp.sweeps.rerun import narrowed
 
 
@@ -76,9 +76,9 @@ def test_unknown_engine(mini: Any) -> None:
 def test_vocabulary_entries_of_several_answers() -> None:
     import torch
 
+    from interp.circuits.question import Question
     from interp.hooks.batch import pad
     from interp.hooks.metrics import metric
-    from interp.circuits.question import Question
 
     answer, distractor = torch.tensor([[7, 9], [3, -1], [50, 51]]), torch.tensor([[2, 9], [7, 1], [60, 61]])
     batch = pad([[1, 2], [1, 2], [1, 2]], 0)

@@ -10,6 +10,7 @@ import torch
 from scipy.stats import spearmanr
 
 import interp
+from interp.circuits.question import Question
 from interp.hooks.metrics import metric
 from interp.hooks.pairs import tokenise
 from interp.maps import method
@@ -23,7 +24,6 @@ from interp.maps.look import Look
 from interp.maps.removal import WAYS, leave_one_out, removal
 from interp.maps.suppression.occlusion import LeaveOneOut
 from interp.sinks.settings import TOLERANCE
-from interp.circuits.question import Question
 
 
 @cache

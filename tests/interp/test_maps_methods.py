@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import interp
+from interp.circuits.question import Question
 from interp.hooks.examples import Example
 from interp.hooks.metrics import metric
 from interp.hooks.model import HookedModel
@@ -24,7 +25,6 @@ from interp.maps.gradients.entrance import IntegratedGradients
 from interp.maps.look import STREAM, Look
 from interp.maps.removal import WHERE, Replaced, Unseen, leave_one_out
 from interp.maps.suppression.atman import AtMan, Suppressed
-from interp.circuits.question import Question
 
 IDS = [[5, 6, 7, 8, 9, 5, 6, 3, 4, 11], [9, 8, 7, 6, 5, 4], [3, 9, 3, 12, 40, 2, 7, 7]]
 ARCHITECTURES = ("gpt2", "llama", "gpt_oss", "bert", "mistral", "gemma2", "gpt_neox")

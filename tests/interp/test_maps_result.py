@@ -119,9 +119,9 @@ def test_variants_of_a_method_stand_side_by_side() -> None:
 
 
 def _question(model, task):
+    from interp.circuits.question import Question
     from interp.hooks.metrics import metric
     from interp.hooks.pairs import tokenise
-    from interp.circuits.question import Question
 
     return Question.of(tokenise(model.tokenizer, task.examples(model.tokenizer).examples), metric("logit_diff"))
 

@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[2] / "notebooks" / "03_who_writes_the_answer.py"
 def test_found_senders_hold_on_templates_and_names_that_did_not_choose_them(capsys: pytest.CaptureFixture[str]) -> None:
     names = runpy.run_path(str(SOURCE))
     chosen, held_out = names["chosen_on"], names["held_out"]
-    assert not set(chosen.templates) & set(held_out.templates) and (chosen.split, held_out.split) == ("train", "test")
+    assert not set(chosen.numbers) & set(held_out.numbers) and (chosen.split, held_out.split) == ("train", "test")
     prompts = {prompt.tokens for prompt in names["direct"].prompts}
     assert not prompts & {prompt.tokens for prompt in names["again"].prompts}
     assert names["writers"] and names["movers"] and names["way"] == "v"

@@ -214,11 +214,11 @@ def test_the_worker_opens_answers_and_leaves(tmp_path: Path) -> None:
 def small_job() -> bytes:
     import torch
 
+    from interp.circuits.question import Question
     from interp.hooks.batch import pad
     from interp.hooks.interventions import Ablate
     from interp.hooks.metrics import metric
     from interp.sweeps.job import Job
-    from interp.circuits.question import Question
 
     question = Question(pad([[1, 2]], 0), torch.tensor([1]), metric("kl"))
     return Job(question, (Ablate(heads="L0H0"),), 1, torch.zeros(1).double()).to_bytes()

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interp.circuits.question import Question
 from interp.hooks.batch import pad
 from interp.hooks.interventions import Ablate, Knockout, Patch
 from interp.hooks.metrics import metric
@@ -22,7 +23,6 @@ from interp.sweeps.job import Job
 from interp.sweeps.merge import merge
 from interp.sweeps.parts import Part
 from interp.sweeps.plan import Plan, check_same, differences
-from interp.circuits.question import Question
 from interp.sweeps.units import cut, deal
 
 CONFIG = {"model": {"sha256": "ab", "dtype": "float32"}, "task": {"name": "t", "options": {"k": [1, 2]}}, "seed": 0}

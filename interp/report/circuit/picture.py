@@ -45,7 +45,14 @@ LEFT, PLACES, ROW, LETTER, SAMPLE, LEAST = 16.0, 26.0, 22.0, 6.4, 30.0, 640.0
 """Pixels: left end of texts, height of the names of places and of a row of the legend, a letter of it, a line of it; least width."""
 
 
-def circuit_svg(drawing: Drawing) -> str:
+class Svg(str):
+    """The text of a picture, which notebooks show as one."""
+
+    def _repr_svg_(self) -> str:
+        return str(self)
+
+
+def circuit_svg(drawing: Drawing) -> Svg:
     """The picture by itself, light or dark as the reader's screen is; it may be written into a file."""
     layout = laid_out(drawing)
     width = max(layout.width, LEAST)
@@ -66,7 +73,7 @@ def circuit_svg(drawing: Drawing) -> str:
     whole = height + _legend(root, drawing, width, height)
     root.attrib |= {"viewBox": f"0 0 {_n(width)} {_n(whole)}", "width": _n(width), "height": _n(whole)}
     root.set("style", f"max-width: {_n(LARGEST * width)}px")
-    return ElementTree.tostring(root, encoding="unicode")
+    return Svg(ElementTree.tostring(root, encoding="unicode"))
 
 
 def circuit_fragment(drawing: Drawing) -> Markup:
