@@ -76,7 +76,9 @@ def edges(
     terminal.say(f"{about['threads']} threads, {rows} pairs of {width} tokens, medians of {rounds} rounds")
     model = build_model()
     row = measure(model, model.to_transformer_lens(), rows=rows, width=width, rounds=rounds)
-    terminal.say(str(row))
+    columns = ("edges", "seconds a pair", "TransformerLens", "times faster", "largest difference", "bar")
+    found = (f"{row.ours:.3f}", f"{row.theirs:.2f}", f"{row.ratio:.1f}", f"{row.difference:.1e}")
+    terminal.table(columns, [(str(row.edges), *found, "met" if row.met else "NOT MET")])
     terminal.emit({"exit_code": 0 if row.met else 1, "environment": about, "row": asdict(row)})
     if not row.met:
         raise typer.Exit(1)
