@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 NAMED = 5
 """Things that a sentence names before it counts the others."""
@@ -26,6 +27,20 @@ def as_html(title: str, columns: Cells, rows: Sequence[Cells], remarks: Sequence
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f"{above}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+class Tabled:
+    """What prints as a table, in a terminal and in a notebook."""
+
+    def _table(self) -> tuple[Any, ...]:
+        """Title, column names, rows, and perhaps remarks: what `as_text` takes."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return as_text(*self._table())
+
+    def _repr_html_(self) -> str:
+        return as_html(*self._table())
 
 
 def number(value: float, *, signed: bool = False) -> str:

@@ -129,9 +129,10 @@ def _guessed(runs: MaskedRuns) -> Scores:
 
 
 def can_follow(runs: MaskedRuns) -> bool:
-    """Whether single parts can be followed: texts, read at one position, by attention that looks back."""
+    """Whether single parts can be followed: texts, read at one position, by attention that looks back, in a model that may
+    begin at a layer."""
     is_text = set(runs.contrast.question.batch.inputs) <= TEXT
-    return is_text and runs.flow.model.adapter.output_name == "logits" and reads_position(runs)
+    return is_text and runs.can_restart and runs.flow.model.adapter.output_name == "logits" and reads_position(runs)
 
 
 def by_losses(contrast: Contrast, tau: float) -> Attribution:

@@ -30,6 +30,7 @@ from interp.hooks.adapters.base import HookContext, HookFn
 from interp.hooks.adapters.huggingface import HuggingFaceAdapter
 from interp.hooks.names import HeadId, point_name
 from interp.hooks.rerun.layers import repeated
+from interp.hooks.rerun.proof import distrust
 from interp.hooks.rerun.record import Record, record
 from interp.hooks.rerun.restart import entered
 
@@ -114,6 +115,11 @@ class MaskedRuns:
         return found
 
     @cached_property
+    def can_restart(self) -> bool:
+        """Whether a forward that begins at a layer gives this model's own numbers; proven once for each model."""
+        return "layers" not in distrust(self.flow.model)
+
+    @cached_property
     def recorded(self) -> Record:
         """What a forward that begins inside needs of the untouched run."""
         adapter = self.flow.model.adapter
@@ -125,7 +131,8 @@ class MaskedRun:
     """One forward with masks; made anew for each.
 
     Args:
-        begin: the first layer that runs; the number of layers, where only the logits are read anew.
+        begin: the first layer that runs; the number of layers, where only the logits are read anew. A model that may not
+            be restarted runs from its first layer, and counts as that.
         after: a run whose circuit is the same in the layers before that.
         keep: remember everything in `state`.
     """
@@ -133,6 +140,7 @@ class MaskedRun:
     def __init__(
         self, runs: MaskedRuns, masks: Masks, *, begin: int = 0, after: State | None = None, keep: bool = False
     ) -> None:
+        begin = begin if begin and runs.can_restart else 0
         self.runs, self.flow, self.begin, self.n = runs, runs.flow, begin, len(masks)
         graph = self.flow.graph
         self.out = (1 - masks) * torch.from_numpy(graph.exists).to(masks.device, masks.dtype)

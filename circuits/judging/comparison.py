@@ -54,12 +54,16 @@ class Comparison:
 
     Attributes:
         edges: of the method's circuits, after pruning.
+        values, full, empty: the metric of these circuits, of the model and of no edge, prompt by prompt.
         own: their curve.
         others: name -> curve of another ranking, at the same sizes.
         bands: name -> random circuits.
     """
 
     edges: tuple[int, ...]
+    values: Float[np.ndarray, "size prompt"]
+    full: Float[np.ndarray, " prompt"]
+    empty: Float[np.ndarray, " prompt"]
     own: Curve
     others: Mapping[str, Curve]
     bands: Mapping[str, Band]
@@ -140,7 +144,7 @@ def compared(
         name: _band(trials, drawn(graph, draw, sizes, n_random, seed), curve_of_own, full, empty)
         for name, draw in draws.items()
     }
-    return Comparison(tuple(sizes), curve_of_own, others, bands)
+    return Comparison(tuple(sizes), np.stack(own), full, empty, curve_of_own, others, bands)
 
 
 def permuted_scores(trials: Trials, scorer: Scorer, seed: int = 0) -> Scores:

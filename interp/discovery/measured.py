@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +20,9 @@ class Curves:
         actual: edges that pruning left, for the ranking by size of the score and for the signed one.
         values: the metric of these circuits.
         full, empty: of the model, and with no edge in.
-        random: mean metric of random circuits that have as many edges as the first ranking's.
-        magnitude: mean metric of circuits of as many edges, ranked by how large what they carry is.
+        beside: what says nothing of the mechanism -> share of the gap that it keeps at the first ranking's sizes, draw by
+            draw: 'random' circuits, 'permuted scores' within classes of readers, 'magnitude' of what edges carry, and for
+            methods by gradients 'permuted heads', scores of the model whose heads write through each other's weights.
     """
 
     shares: Float[np.ndarray, " size"]
@@ -28,8 +30,7 @@ class Curves:
     values: Float[np.ndarray, "ranking size prompt"]
     full: Float[np.ndarray, " prompt"]
     empty: Float[np.ndarray, " prompt"]
-    random: Float[np.ndarray, "draw size"]
-    magnitude: Float[np.ndarray, " size"]
+    beside: Mapping[str, Float[np.ndarray, "_ size"]]
 
     def faithful(self, metric: Float[np.ndarray, "*some"]) -> Float[np.ndarray, "*some"]:
         """Share of the gap that mean metrics keep."""

@@ -47,6 +47,9 @@ class Request:
     scores: Path | None = None
 
     def __post_init__(self) -> None:
+        if self.n_curve < 1 or self.n_random < 0 or self.batch_size < 1:
+            what = f"n_curve {self.n_curve}, n_random {self.n_random}, batch_size {self.batch_size}"
+            raise InterpError("E205", what, fix="at least one random circuit of each size, and one prompt at a time")
         for name in (self.ablation, *self.beside):
             if name not in REPLACEMENTS:
                 raise InterpError("E201", f"no ablation {name!r}", fix=suggest(name, REPLACEMENTS))

@@ -56,7 +56,7 @@ class Circuit(Result):
         curves: circuits of growing size.
         values: metric of the circuit on the prompts that judge.
         random: mean metric of random circuits of as many edges.
-        ablations: the circuit under each replacement.
+        beside: the circuit under other replacements than the one it was chosen for.
         prompts: those that judge.
         drops: prompts left out.
         stability: of the ranking, over halves of the prompts that chose: see `Steadiness`; None without their scores.
@@ -77,7 +77,7 @@ class Circuit(Result):
     curves: Curves
     values: Float[np.ndarray, " prompt"]
     random: Float[np.ndarray, " draw"]
-    ablations: tuple[Measured, ...] = field(default=())
+    beside: tuple[Measured, ...] = field(default=())
     prompts: tuple[PromptRecord, ...] = field(default=())
     drops: tuple[Drop, ...] = field(default=())
     stability: Steadiness | None = None
@@ -101,6 +101,14 @@ class Circuit(Result):
         both = np.stack([self.values, self.curves.full])
         found = curve(both, self.curves.full, self.curves.empty, ends, ends, seed=seed)
         return Area(float(found.f[0]), float(found.low[0]), float(found.high[0]))
+
+    @property
+    def ablations(self) -> tuple[Measured, ...]:
+        """The circuit under each replacement, the one that it was chosen for first."""
+        method = self.run.method
+        full, value, empty = (float(one.mean()) for one in (self.curves.full, self.values, self.curves.empty))
+        own = Measured(method["ablation"], method["taken_from"], full, value, empty, *self.faithfulness)
+        return own, *self.beside
 
     @property
     def random_faithfulness(self) -> Float[np.ndarray, " draw"]:
@@ -291,11 +299,12 @@ class Circuit(Result):
         arrays = {
             "scores": self.scores, "standard_errors": self.standard_errors, "q": self.q,
             "edges": self.edges.astype(np.uint8), "values": self.values, "random": self.random,
-            **{f"curves.{name}": value for name, value in vars(self.curves).items()},
+            **{f"curves.{name}": value for name, value in vars(self.curves).items() if name != "beside"},
+            **{f"beside.{name}": value for name, value in self.curves.beside.items()},
         }  # fmt: skip
         tensors = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
         writer.write_tensors(NUMBERS, tensors, {"axes": "place writer reader"})
-        writer.write_lines(TABLE, (asdict(row) for row in self.ablations))
+        writer.write_lines(TABLE, (asdict(row) for row in self.beside))
         writer.write_lines(PROMPTS, (asdict(prompt) for prompt in self.prompts))
         writer.write_lines(DROPS, (asdict(drop) for drop in self.drops))
         steady = None if self.stability is None else asdict(self.stability)
@@ -309,13 +318,16 @@ class Circuit(Result):
         shaped = ("scores", "standard_errors", "q", "edges")
         if wrong := [name for name in shaped if found[name].shape != graph.full.shape]:
             raise InterpError("E701", f"{wrong[0]} in {NUMBERS} does not fit the graph", where=str(run.path))
-        curves = Curves(**{name.removeprefix("curves."): value for name, value in found.items() if "." in name})
+        curves, beside = (
+            {name.removeprefix(start): value for name, value in found.items() if name.startswith(start)}
+            for start in ("curves.", "beside.")
+        )
         return {
             "graph": graph,
             **{name: found[name] for name in ("scores", "standard_errors", "q", "values", "random")},
             "edges": found["edges"].astype(bool),
-            "curves": curves,
-            "ablations": tuple(Measured(**numbers_of(line)) for line in run.read_lines(TABLE)),
+            "curves": Curves(**curves, beside=beside),
+            "beside": tuple(Measured(**numbers_of(line)) for line in run.read_lines(TABLE)),
             "prompts": tuple(
                 PromptRecord(**{**one, "tokens": tuple(one["tokens"])}) for one in run.read_lines(PROMPTS)
             ),

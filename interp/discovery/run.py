@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp.ablation.asking import prompt_records
+from interp.circuits.edges.attribution import Contrast
 from interp.circuits.edges.methods import Method, Settings
-from interp.circuits.edges.plan import EdgePlan, Shape, plan
+from interp.circuits.edges.plan import PLANNED, EdgePlan, Shape
+from interp.circuits.edges.plan import plan as planned
 from interp.circuits.edges.replacements import StandIn, stand_in
 from interp.circuits.graph.flow import Flow
 from interp.circuits.graph.graph import Edges, Scores
-from interp.circuits.judging.baselines import drawn, magnitude, of_size, ranked, shuffled
+from interp.circuits.judging.baselines import drawn, shuffled
+from interp.circuits.judging.comparison import compared, permuted_scores
 from interp.circuits.judging.curves import curve
 from interp.circuits.judging.faithfulness import Row, faithfulness
 from interp.circuits.judging.selection import SHARES, Selection, sizes, top_n
@@ -35,7 +38,7 @@ from interp.discovery.request import Request
 from interp.discovery.result import RANKINGS, Circuit
 from interp.discovery.sides import Side, both_sides
 from interp.hooks.metrics import Metric
-from interp.hooks.naive import Progress, batches
+from interp.hooks.naive import Progress
 from interp.kernels.errors import InterpError
 from interp.tasks.base import Task
 
@@ -141,14 +144,13 @@ class Discovery:
         flow = Flow.of(self.model)
         return replace(flow, graph=flow.graph.at_places(self.chooses.places))
 
-    @cached_property
-    def plan(self) -> EdgePlan | None:
-        """What scoring will hold; None without a budget, or where nothing is scored."""
+    def _plan(self) -> EdgePlan | None:
+        """What scoring will hold (E603 a budget that is too small); None without a budget, or where nothing is scored."""
         request, flow = self.request, self.flow
         if request.budget is None or request.scores is not None:
             return None
         width = int(self.chooses.pairs.clean.input_ids.shape[1])
-        return plan(
+        return planned(
             flow.graph, Shape.of(flow), prompts=len(self.chooses), width=width, method=request.method.name,
             settings=request.settings, paired=request.ablation == "resample",
             behind_norm=any(norm is not None for norm in flow.norms.values()), budget=request.budget << 20,
@@ -170,20 +172,20 @@ class Discovery:
     def result(self) -> Circuit:
         """All stages."""
         graph, request = self.flow.graph, self.request
-        _ = self.plan  # a budget that is too small is refused before anything runs
+        plan = self._plan()
         proof = prove(self.flow, self.chooses.posed, self.stand)
-        ends = self.choosing([graph.full, graph.none])
-        curve(ends[::-1], ends[0], ends[1], ENDS, ENDS, seed=request.seed)  # refuses a metric without a gap
-        per_prompt, forwards = self._scores()
+        ends = self._ends(self.choosing)
+        self._ends(self.judging)
+        per_prompt, forwards = self._scores(plan)
         evidence = edge_evidence(graph, per_prompt, seed=request.seed) if len(per_prompt) > 1 else None
         scores = per_prompt.mean(0) if evidence is None else evidence.mean
         chosen, how = request.choice.select(graph, scores, partial(self._faithful, ends))
         curves = self._curves(scores)
-        table, notes = self._table(chosen.edges)
         circuit_values = self.judging([chosen.edges])[0]
+        table, notes = self._beside(chosen.edges)
         nothing = np.full_like(scores, np.nan)
         return Circuit(
-            run=self._run_info(proof, how, chosen, forwards, notes),
+            run=self._run_info(proof, how, chosen, forwards, notes, plan),
             graph=graph,
             scores=scores,
             standard_errors=nothing if evidence is None else evidence.standard_error,
@@ -192,31 +194,40 @@ class Discovery:
             curves=curves,
             values=circuit_values,
             random=self._random(int(chosen.edges.sum())),
-            ablations=table,
+            beside=table,
             prompts=prompt_records(self.model, self.judges.pairs)[self.judges.start : self.judges.stop],
             checks=self._checks(chosen.edges),
             stability=self._stability(per_prompt, int(chosen.edges.sum())),
             drops=tuple(dict.fromkeys((*self._drops(self.chooses), *self._drops(self.judges)))),
         )
 
+    def _ends(self, trials: Trials) -> np.ndarray:
+        """The metric of the model and with no edge in (E407 where the two are not told apart)."""
+        ends = trials([self.flow.graph.full, self.flow.graph.none])
+        curve(ends[::-1], ends[0], ends[1], ENDS, ENDS, seed=self.request.seed)
+        return ends
+
     def _drops(self, side: Side) -> Sequence[Any]:
         return (*side.found.drops, *side.pairs.drops)
 
-    def _scores(self) -> tuple[np.ndarray, float]:
+    def _scores(self, plan: EdgePlan | None) -> tuple[np.ndarray, float]:
         """Scores prompt by prompt (one row for methods that have none), and what they cost in forwards of a prompt."""
         if self.request.scores is not None:
             return read_scores(self.request.scores, self.flow.graph).scores.astype(np.float32)[None], 0.0
         method: Method = self.request.method
         rows, forwards = [], 0.0
         size = self.request.batch_size if method.by_prompt else len(self.chooses)
-        size = size if self.plan is None else min(size, self.plan.batch)
-        for start, stop in batches(len(self.chooses), size):
-            contrast = self.stand.contrast(self.flow, self.chooses.posed.rows(start, stop))
-            found = method.run(contrast, self.request.settings)
+        size = size if plan is None else min(size, plan.batch)
+        same = size == self.request.batch_size  # then these prompts have been recorded
+        trials = self.choosing if same else Trials(self.flow, self.chooses.posed, self.stand, prompts=size)
+        done = 0
+        for contrast in trials.contrasts:
+            found, n = method.run(contrast, self.request.settings), contrast.question.batch.size
             rows.append(found.scores.float().cpu().numpy())
-            forwards += found.forwards * (stop - start) / len(self.chooses)
+            forwards += found.forwards * n / len(self.chooses)
+            done += n
             if self.progress is not None:
-                self.progress(stop, len(self.chooses))
+                self.progress(done, len(self.chooses))
         return np.concatenate(rows), forwards
 
     def _checks(self, edges: Edges) -> Checks | None:
@@ -241,20 +252,28 @@ class Discovery:
         return (self.choosing(circuits).mean(1) - empty) / (full - empty)
 
     def _curves(self, scores: Scores) -> Curves:
-        """The metric at every size, for both rankings, beside random circuits and circuits by size of difference."""
-        graph, request = self.flow.graph, self.request
+        """The metric at every size, for both rankings, beside what says nothing of the mechanism."""
+        graph, request, method = self.flow.graph, self.request, self.request.method
         shares = [share for share, n in zip(SHARES, sizes(graph), strict=True) if n >= 1]
         wanted = [int(share * graph.n_edges) for share in shares]
-        found = [[top_n(graph, scores, n, absolute=name == "absolute") for n in wanted] for name in RANKINGS]
-        values = np.stack([self.judging([one.edges for one in ranking]) for ranking in found])
-        actual = np.array([[one.actual for one in ranking] for ranking in found])
-        full, empty = self.judging([graph.full, graph.none])
-        plain = [int(n) for n in actual[RANKINGS.index("absolute")]]
-        random = drawn(graph, partial(shuffled, graph), plain, request.n_curve, request.seed)
-        draws = np.stack([self.judging(some).mean(1) for some in random]) if random else np.zeros((0, len(plain)))
-        order = ranked(graph, magnitude(self.judging.contrasts))
-        large = self.judging([of_size(graph, order, n) for n in plain]).mean(1)
-        return Curves(np.array(shares), actual, values, full, empty, draws, large)
+        found = {name: [top_n(graph, scores, n, absolute=name == "absolute") for n in wanted] for name in RANKINGS}
+        rescored = {}
+        if method.name in PLANNED:  # a pass or two more
+            score = partial(_mean_scores, method, request.settings)
+            rescored["permuted heads"] = permuted_scores(self.judging, score, request.seed)
+        held = compared(
+            self.judging,
+            found["absolute"],
+            scores,
+            rescored=rescored,
+            n_random=request.n_curve,
+            seed=request.seed,
+        )
+        values = np.stack([held.values, self.judging([one.edges for one in found["signed"]])])
+        actual = np.array([[one.actual for one in found[name]] for name in RANKINGS])
+        beside = {name: band.f for name, band in held.bands.items()}
+        beside |= {name: one.f[None] for name, one in held.others.items()}
+        return Curves(np.array(shares), actual, values, held.full, held.empty, beside)
 
     def _random(self, n: int) -> np.ndarray:
         """Mean metric of random circuits of n edges."""
@@ -262,11 +281,11 @@ class Discovery:
         found = drawn(graph, partial(shuffled, graph), [n], self.request.n_random, self.request.seed + 1)
         return self.judging([some[0] for some in found]).mean(1) if found else np.zeros(0)
 
-    def _table(self, edges: Edges) -> tuple[tuple[Measured, ...], list[str]]:
-        """The circuit under every replacement, and notes on those that these prompts do not allow."""
+    def _beside(self, edges: Edges) -> tuple[tuple[Measured, ...], list[str]]:
+        """The circuit under other replacements, and notes on those that these prompts do not allow."""
         rows: list[Row] = []
         notes = []
-        for name in (self.request.ablation, *self.request.beside):
+        for name in self.request.beside:
             try:
                 found = faithfulness(
                     self.flow, {"circuit": edges}, self.judges.posed, self.chooses.posed,
@@ -280,7 +299,9 @@ class Discovery:
             rows += found.rows
         return tuple(Measured.of(row) for row in rows), notes
 
-    def _run_info(self, proof: Any, how: str, chosen: Selection, forwards: float, notes: Sequence[str]) -> RunInfo:
+    def _run_info(
+        self, proof: Any, how: str, chosen: Selection, forwards: float, notes: Sequence[str], plan: EdgePlan | None
+    ) -> RunInfo:
         sides = (self.chooses, self.judges)
         told = (note for side in sides for note in (*side.found.notes, *side.pairs.warnings))
         lost = chosen.asked - chosen.actual
@@ -290,7 +311,7 @@ class Discovery:
             task=self.chooses.record(),
             method={
                 "kind": Circuit.kind, **self.request.record(), "judge": self.judges.record(), "chosen": how,
-                "forwards": round(forwards, 3), "plan": "" if self.plan is None else str(self.plan), "d_model": self.model.w_out(0).shape[-1],
+                "forwards": round(forwards, 3), "plan": "" if plan is None else str(plan), "taken_from": self.stand.taken_from, "d_model": self.model.w_out(0).shape[-1],
             },
             seeds={"task": self.chooses.task.seed, "judge": self.judges.task.seed, "evidence": self.request.seed},
             versions=environment(),
@@ -298,3 +319,9 @@ class Discovery:
             canary=as_record(proof, self.flow),
             warnings=tuple(dict.fromkeys((*told, *pruned, *notes))),
         )  # fmt: skip
+
+
+def _mean_scores(method: Method, settings: Settings, contrast: Contrast) -> Scores:
+    """Of some prompts."""
+    found: Scores = method.run(contrast, settings).scores.double().mean(0).cpu().numpy()
+    return found

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from interp.ablation.asking import choose_metric, task_record, tokenised
 from interp.circuits.edges.posed import Posed
 from interp.discovery.places import classes
+from interp.hooks.examples import Drop
 from interp.hooks.metrics import Metric
 from interp.hooks.pairs import Pairs
 from interp.kernels.errors import InterpError
@@ -44,12 +45,13 @@ class Side:
 
     @classmethod
     def of(
-        cls, model: HookedModel, task: Task, metric: str | Metric | None, operator: str, positions: str, **cutting: bool
-    ) -> Side:
-        """Read the prompts of a task (E303 to E313 for them; E402, E407 for the metric)."""
+        cls, model: HookedModel, task: Task, metric: str | Metric | None, operator: str, positions: str,
+        *, known: frozenset[object] = frozenset(), truncate: bool, first_token: bool,
+    ) -> Side:  # fmt: skip
+        """Read the prompts of a task but for those known (E303 to E313 for them; E402, E407 for the metric)."""
         measure = choose_metric(model, metric, task)
-        found = task.examples(model.tokenizer)
-        pairs = tokenised(model, task, found.examples, measure, operator, **cutting)
+        found = without(task.examples(model.tokenizer), known)
+        pairs = tokenised(model, task, found.examples, measure, operator, truncate=truncate, first_token=first_token)
         places, place_of = classes(pairs, positions)
         posed = Posed.of(pairs, measure, place_of).to(model.device)
         return cls(task, measure, found, pairs, places, posed, 0, len(pairs))
@@ -81,18 +83,37 @@ def both_sides(
     metric: str | Metric | None,
     operator: str,
     positions: str,
-    **cutting: bool,
+    *,
+    truncate: bool,
+    first_token: bool,
 ) -> tuple[Side, Side]:
-    """Prompts that choose the circuit, and prompts that judge it.
+    """Prompts that choose the circuit, and prompts that judge it; none does both.
 
     Without a task of its own, the judging side is another draw of the same task, or the second half of a file.
     """
-    chooses = Side.of(model, task, metric, operator, positions, **cutting)
+    chooses = Side.of(model, task, metric, operator, positions, truncate=truncate, first_token=first_token)
     if judge is None and isinstance(task, FileTask):
         return chooses.halves()
     other = replace(task, seed=task.seed + APART) if judge is None else judge
-    judges = Side.of(model, other, chooses.metric, operator, positions, **cutting)
+    known = frozenset(example.clean for example in chooses.pairs.examples)
+    judges = Side.of(
+        model, other, chooses.metric, operator, positions, known=known, truncate=truncate, first_token=first_token
+    )
     if judges.places != chooses.places:
         what = f"places {', '.join(judges.places)} judge a circuit of places {', '.join(chooses.places)}"
         raise InterpError("E205", what, fix="judge on a task with the same roles, or --positions none")
     return chooses, judges
+
+
+def without(found: TaskExamples, known: frozenset[object]) -> TaskExamples:
+    """The examples whose clean prompt is not known; the others are dropped (E311 where none is left)."""
+    kept = tuple(example for example in found.examples if example.clean not in known)
+    if found.examples and not kept:
+        what = "every prompt that would judge is one of those that choose"
+        raise InterpError("E311", what, fix="judge on another seed or on other options of the task")
+    drops = (
+        Drop(example.id, "E315", "it is one of the prompts that choose", example.where)
+        for example in found.examples
+        if example.clean in known
+    )
+    return replace(found, examples=kept, drops=(*found.drops, *drops))

@@ -62,7 +62,7 @@ def refutations(found: Circuit) -> list[list[str]]:
             "it is these edges, and not their number", "random circuits of this size that keep as much",
             f"{found.beaten_by} of {len(found.random)}; the best keeps {best}",
         ])  # fmt: skip
-    for row in found.ablations[1:]:
+    for row in found.beside:
         seen = row.note or f"{number(row.f)} {interval(row.low, row.high)}"
         rows.append(["it does not hang on what stands in", f"little kept under {row.replacement} ablation", seen])
     if (steady := found.stability) is not None:

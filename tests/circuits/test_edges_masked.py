@@ -157,3 +157,12 @@ def test_a_reader_that_reads_nothing_gives_nothing() -> None:
     edges[..., -1] = False
     values = MaskedRuns(Contrast(flow, asked(clean), flow.record(clean), zeros)).values([edges, flow.graph.none])
     assert (values == 0).all()
+
+
+def test_a_model_that_may_not_be_restarted_runs_whole_to_the_same_effects(monkeypatch: pytest.MonkeyPatch) -> None:
+    contrast = contrasted(*paired(opened("llama")))
+    begun = exact(contrast)
+    monkeypatch.setattr("interp.circuits.edges.masked.distrust", lambda model: {"layers": "made up"})
+    whole = exact(contrast)
+    torch.testing.assert_close(whole.scores, begun.scores, atol=1e-5, rtol=0)
+    assert whole.forwards == contrast.flow.graph.n_edges + 1 > begun.forwards

@@ -18,6 +18,7 @@ from interp.discovery.comparison import compare
 from interp.discovery.exports import export
 from interp.discovery.result import Circuit
 from interp.discovery.roles import Roles
+from interp.discovery.sides import both_sides
 from interp.hooks.model import HookedModel
 from interp.kernels.errors import InterpError
 from interp.report.page import render
@@ -162,6 +163,7 @@ def test_settings_that_do_not_fit_are_refused() -> None:
     assert refusal(method="eep").code == "E201" and "eap" in refusal(method="eep").fix
     assert refusal(ablation="nothing").code == "E201"
     assert refusal(size=5, threshold=0.1).code == "E205"
+    assert refusal(n_curve=0).code == "E205"
     assert refusal(size=10_000).code == "E203"
     assert refusal(positions="roles").code == "E313"
     assert refusal(metric="top1").code == "E407"
@@ -233,3 +235,28 @@ def test_a_budget_is_planned_held_and_refused_where_it_is_too_small() -> None:
     with pytest.raises(InterpError) as caught:
         interp.circuit(mini, few, size=40, method="eap", budget=1, **QUICK)
     assert caught.value.code == "E603" and "memory" in caught.value.fix
+
+
+def test_no_prompt_both_chooses_and_judges() -> None:
+    """Another seed of a small task draws some prompts again; the same seed draws them all."""
+    few = interp.task("greater_than", n=64)
+    same = replace(few, n=32)
+    mini = model("mini")
+    with pytest.raises(InterpError) as caught:
+        interp.circuit(mini, few, judge=same, size=30, **QUICK)
+    assert caught.value.code == "E311"
+    sides = both_sides(mini, few, replace(few, seed=3), None, "resample", "none", truncate=False, first_token=False)
+    first, second = ({example.clean for example in side.pairs.examples} for side in sides)
+    assert not first & second
+    again = [example.clean for example in replace(few, seed=3).examples(mini.tokenizer).examples]
+    assert sum(drop.code == "E315" for drop in sides[1].found.drops) == sum(clean in first for clean in again)
+
+
+def test_prompts_that_judge_without_a_gap_are_refused_before_anything_is_scored(tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (ROOT / CHAIN / "examples.jsonl").read_text("utf-8").splitlines()[8:16]]
+    path = tmp_path / "flat.jsonl"
+    path.write_text("\n".join(json.dumps({**row, "corrupt": row["clean"]}) for row in rows), "utf-8")
+    done: list[int] = []
+    with pytest.raises(InterpError) as caught:
+        interp.circuit(model(), task(n=8), judge=file_task(path), size=5, progress=lambda *_: done.append(1), **QUICK)
+    assert caught.value.code == "E407" and not done

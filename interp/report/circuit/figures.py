@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from interp.discovery.result import Circuit
 
 LEGEND = {"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0, "xanchor": "left"}
+DASHES = {"magnitude": "dot", "permuted scores": "dash", "permuted heads": "dashdot"}
+"""Rankings that say nothing of the mechanism; medians over draws."""
+
 NAMES = {"absolute": "by size of the score", "signed": "by score, what hurts last"}
 
 
@@ -23,23 +26,18 @@ def faithfulness_curve(found: Circuit) -> go.Figure:
     traces = []
     curves, n = found.curves, found.graph.n_edges
     share = curves.actual[0] / n
-    if len(curves.random):
-        random = curves.faithful(curves.random)
-        traces += [
+    random = curves.beside["random"]
+    for y, fill in ((random.max(0), None), (random.min(0), "tonexty")):
+        traces.append(
             go.Scatter(
-                x=share, y=random.max(0), mode="lines", line={"width": 0, "color": CONTROL}, showlegend=False,
-                hoverinfo="skip",
-            ),
-            go.Scatter(
-                x=share, y=random.min(0), mode="lines", line={"width": 0, "color": CONTROL}, fill="tonexty",
-                name=f"{len(random)} random circuits", hoverinfo="skip",
-            ),
-        ]  # fmt: skip
-    magnitude = go.Scatter(
-        x=share, y=curves.faithful(curves.magnitude), mode="lines", line={"dash": "dot", "color": MUTED},
-        name="by how large what edges carry is",
-    )  # fmt: skip
-    traces.append(magnitude)
+                x=share, y=y, mode="lines", line={"width": 0, "color": CONTROL}, fill=fill, hoverinfo="skip",
+                name=f"{len(random)} random circuits", showlegend=fill is not None,
+            )
+        )  # fmt: skip
+    for name, dash in DASHES.items():
+        if name in curves.beside:
+            line = {"dash": dash, "color": MUTED}
+            traces.append(go.Scatter(x=share, y=np.median(curves.beside[name], 0), mode="lines", line=line, name=name))
     for ranking, colour in zip(NAMES, (HEAD, DIVERGING[1]), strict=True):
         one = found.curve(ranking)
         traces.append(
