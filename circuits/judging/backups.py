@@ -14,7 +14,7 @@ import numpy as np
 from interp.circuits.evidence import benjamini_hochberg, bootstrap_interval, sign_flip_p
 from interp.circuits.graph.graph import Edges, Graph
 from interp.circuits.judging.findings import Values
-from interp.circuits.tables import as_html, as_text, interval, number
+from interp.circuits.tables import Tabled, interval, number
 from interp.kernels.errors import InterpError, suggest
 
 
@@ -40,7 +40,7 @@ class Backup:
 
 
 @dataclass(frozen=True)
-class SelfRepair:
+class SelfRepair(Tabled):
     """Made by `self_repair`.
 
     Attributes:
@@ -62,12 +62,6 @@ class SelfRepair:
     @property
     def backups(self) -> tuple[str, ...]:
         return tuple(one.label for one in self.parts if one.is_backup)
-
-    def __str__(self) -> str:
-        return as_text(*self._table())
-
-    def _repr_html_(self) -> str:
-        return as_html(*self._table())
 
     def _table(self) -> tuple[str, list[str], list[list[str]], list[str]]:
         rows = [

@@ -23,7 +23,7 @@ from interp.circuits.judging.baselines import (
 from interp.circuits.judging.curves import Area, Curve, curve
 from interp.circuits.judging.selection import Selection
 from interp.circuits.judging.trials import Trials
-from interp.circuits.tables import as_html, as_text, interval, number
+from interp.circuits.tables import Tabled, interval, number
 
 Scorer = Callable[[Contrast], Float[np.ndarray, "place writer reader"]]
 """Mean score of every edge on some prompts."""
@@ -49,7 +49,7 @@ class Band:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Comparison(Tabled):
     """Made by `compared`.
 
     Attributes:
@@ -67,12 +67,6 @@ class Comparison:
     own: Curve
     others: Mapping[str, Curve]
     bands: Mapping[str, Band]
-
-    def __str__(self) -> str:
-        return as_text(*self._table())
-
-    def _repr_html_(self) -> str:
-        return as_html(*self._table())
 
     def _table(self) -> tuple[str, list[str], list[list[str]]]:
         columns = ["edges", "f", "interval", *self.others]

@@ -21,7 +21,7 @@ from interp.circuits.graph.flow import Flow
 from interp.circuits.graph.graph import Edges
 from interp.circuits.judging.curves import Area, curve
 from interp.circuits.judging.trials import Trials
-from interp.circuits.tables import as_html, as_text, interval, number
+from interp.circuits.tables import Tabled, interval, number
 from interp.kernels.errors import InterpError
 
 NAN = Area(float("nan"), float("nan"), float("nan"))
@@ -51,7 +51,7 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
-class Faithfulness:
+class Faithfulness(Tabled):
     """Made by `faithfulness`.
 
     Attributes:
@@ -69,12 +69,6 @@ class Faithfulness:
     def row(self, circuit: str, replacement: str) -> Row:
         """One row by its names."""
         return next(row for row in self.rows if (row.circuit, row.replacement) == (circuit, replacement))
-
-    def __str__(self) -> str:
-        return as_text(*self._table())
-
-    def _repr_html_(self) -> str:
-        return as_html(*self._table())
 
     def _table(self) -> tuple[str, list[str], list[list[str]], list[str]]:
         columns = ["circuit", "edges", "instead of what is out", "full", "circuit", "empty", "f", "interval", "note"]

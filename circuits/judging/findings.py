@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.circuits.graph.graph import Edges, Graph
-from interp.circuits.tables import as_html, as_text, interval, number
+from interp.circuits.tables import Tabled, interval, number
 from interp.kernels.errors import InterpError
 
 Edge = Int[np.ndarray, "3"]
@@ -43,19 +43,13 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Findings:
+class Findings(Tabled):
     """Several tests of one circuit."""
 
     found: tuple[Finding, ...]
 
     def __getitem__(self, test: str) -> Finding:
         return next(one for one in self.found if one.test == test)
-
-    def __str__(self) -> str:
-        return as_text(*self._table())
-
-    def _repr_html_(self) -> str:
-        return as_html(*self._table())
 
     def _table(self) -> tuple[str, list[str], list[list[str]]]:
         rows = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from interp.circuits.tables import as_html, as_text, counted, interval, number
+from interp.circuits.tables import Tabled, counted, interval, number
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Joint:
 
 
 @dataclass(frozen=True, eq=False)
-class Redundancy:
+class Redundancy(Tabled):
     """Made by `redundancy`.
 
     Attributes:
@@ -91,12 +91,6 @@ class Redundancy:
     def can_claim(self) -> bool:
         """Whether one pair alone could be claimed with this number of prompts, were it as clear as can be."""
         return self.p_floor * len(self.pairs) <= self.level
-
-    def __str__(self) -> str:
-        return as_text(*self._table())
-
-    def _repr_html_(self) -> str:
-        return as_html(*self._table())
 
     def _table(self) -> tuple[str, list[str], list[list[str]], list[str]]:
         columns = ["out together", "alone", "together", "beyond the sum", "interval", "q"]

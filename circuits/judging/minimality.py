@@ -14,7 +14,7 @@ from jaxtyping import Float
 from interp.circuits.graph.graph import Edges, Graph
 from interp.circuits.judging.baselines import of_size
 from interp.circuits.judging.findings import Edge, Finding, Rigour, Values, check_circuit
-from interp.circuits.tables import as_html, as_text, listed, number
+from interp.circuits.tables import Tabled, listed, number
 
 NAN = float("nan")
 
@@ -40,17 +40,11 @@ class EdgeNeed:
 
 
 @dataclass(frozen=True, eq=False)
-class Minimality:
+class Minimality(Tabled):
     """Every edge of a circuit, in the order of the graph, and the verdict."""
 
     edges: tuple[EdgeNeed, ...]
     finding: Finding
-
-    def __str__(self) -> str:
-        return as_text(*self._table())
-
-    def _repr_html_(self) -> str:
-        return as_html(*self._table())
 
     def _table(self) -> tuple[str, list[str], list[list[str]]]:
         rows = [

@@ -10,7 +10,7 @@ from torch import Tensor
 from interp.circuits.edges.masked import TOKENS
 from interp.circuits.group_result import Estimate
 from interp.circuits.judging.findings import Findings
-from interp.circuits.tables import as_html, as_text, interval, number
+from interp.circuits.tables import Tabled, interval, number
 from interp.kernels.errors import InterpError, suggest
 
 INSIDE, OUTSIDE, RANDOM = "inside", "outside", "random"
@@ -68,7 +68,7 @@ class RankShare:
 
 
 @dataclass(frozen=True, eq=False)
-class Carried:
+class Carried(Tabled):
     """Made by `carried`.
 
     Attributes:
@@ -112,12 +112,6 @@ class Carried:
     def is_proved(self) -> bool:
         """Whether all of it holds: the effect is inside, none is outside, and random subspaces do not do it."""
         return all(one.holds is True for one in self.findings.found)
-
-    def __str__(self) -> str:
-        return as_text(*self._table())
-
-    def _repr_html_(self) -> str:
-        return as_html(*self._table())
 
     def _table(self) -> tuple[str, list[str], list[list[str]], list[str]]:
         runs = {"whole": self.whole, INSIDE: self.inside, OUTSIDE: self.outside, RANDOM: self.random}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from interp.circuits.group_result import Estimate
 from interp.circuits.judging.findings import Findings
-from interp.circuits.tables import as_html, as_text, interval, number
+from interp.circuits.tables import Tabled, interval, number
 from interp.hooks.edits import Positions
 from interp.hooks.names import parse_head
 from interp.kernels.errors import InterpError, suggest
@@ -87,7 +87,7 @@ class OnPrompts:
 
 
 @dataclass(frozen=True, eq=False)
-class Compression:
+class Compression(Tabled):
     """Made by `compress`.
 
     Attributes:
@@ -129,12 +129,6 @@ class Compression:
             return "idle"
         tests = [self.findings[f"{where} {test}"].holds for test in ("kept", "random")]
         return "unexplained" if False in tests else "open" if None in tests else "explained"
-
-    def __str__(self) -> str:
-        return as_text(*self._table())
-
-    def _repr_html_(self) -> str:
-        return as_html(*self._table())
 
     def _table(self) -> tuple[str, list[str], list[list[str]], list[str]]:
         rows = []

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from interp.circuits.group_result import Estimate
 from interp.circuits.judging.findings import Findings
-from interp.circuits.tables import as_html, as_text, interval, listed, number
+from interp.circuits.tables import Tabled, interval, listed, number
 from interp.hooks.metrics import Metric
 
 RUNS = UNTOUCHED, REPAIRED, UNIFORM, RANDOM = ("untouched", "repaired", "uniform", "random heads")
@@ -48,7 +48,7 @@ class Scored:
 
 
 @dataclass(frozen=True, eq=False)
-class Repair:
+class Repair(Tabled):
     """Made by `repair`.
 
     Attributes:
@@ -76,12 +76,6 @@ class Repair:
     def is_repaired(self) -> bool:
         """Whether the metric rises, and more than under each control; how broken it was, the untouched scores say."""
         return all(one.holds is True for one in self.findings.found)
-
-    def __str__(self) -> str:
-        return as_text(*self._table())
-
-    def _repr_html_(self) -> str:
-        return as_html(*self._table())
 
     def _table(self) -> tuple[str, list[str], list[list[str]], list[str]]:
         rows = [
