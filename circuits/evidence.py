@@ -231,7 +231,7 @@ def _accelerated_interval(
 ) -> tuple[Float[np.ndarray, " row"], Float[np.ndarray, " row"]]:
     """The interval of rows without gaps."""
     normal, mean = NormalDist(), values.mean(axis=1)
-    means = np.sort(_resampled_means(values, n_boot, seed), axis=0)
+    means = np.sort(resampled_means(values, n_boot, seed), axis=0)
     slack = RELATIVE_ROUNDING * np.abs(values).max(axis=1)
     below = ((means < mean - slack).mean(axis=0) + (means <= mean + slack).mean(axis=0)) / 2
     bias = np.vectorize(normal.inv_cdf, otypes=[float])(below.clip(0.5 / n_boot, 1 - 0.5 / n_boot))
@@ -245,12 +245,16 @@ def _accelerated_interval(
     return ends[0], ends[1]
 
 
-def _resampled_means(values: Float[np.ndarray, "row prompt"], n_boot: int, seed: int) -> Float[np.ndarray, "boot row"]:
-    """Mean of each row under the same draws of prompts with replacement."""
-    rng, n = np.random.default_rng([seed, 0]), values.shape[1]
-    block = max(1, CELLS // n)
-    sizes = [min(block, n_boot - start) for start in range(0, n_boot, block)]
-    return np.concatenate([rng.multinomial(n, np.full(n, 1 / n), size=size) @ values.T / n for size in sizes])
+def resampled_means(values: Float[np.ndarray, "row prompt"], n_boot: int, seed: int) -> Float[np.ndarray, "boot row"]:
+    """Mean of each row under the same draws of prompts with replacement, so that rows can be compared."""
+    return np.concatenate([weights @ values.T for weights in resamples(values.shape[1], n_boot, seed)])
+
+
+def resamples(n: int, n_boot: int, seed: int) -> Iterator[Float[np.ndarray, "some_boot prompt"]]:
+    """Weight of each of n prompts in each resample, drawn with replacement; they sum to 1, and come block by block."""
+    rng, block = np.random.default_rng([seed, 0]), max(1, CELLS // n)
+    for start in range(0, n_boot, block):
+        yield rng.multinomial(n, np.full(n, 1 / n), size=min(block, n_boot - start)) / n
 
 
 def _sorted_quantile(

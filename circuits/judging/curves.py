@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from interp.circuits.evidence import RELATIVE_ROUNDING, bootstrap_interval
+from interp.circuits.evidence import RELATIVE_ROUNDING, bootstrap_interval, resampled_means
 from interp.circuits.tables import interval, number
 from interp.kernels.errors import InterpError, suggest
 
@@ -111,7 +111,7 @@ def curve(
     if n == 0:
         raise InterpError("E501", f"none of {len(finite)} prompts is finite in every circuit", fix="look at the metric")
     gap = _gap(rows[-2], rows[-1], level, n_boot, seed)
-    resampled = _ratio(weights(n, n_boot, seed) @ rows.T) if n > 1 else np.full((1, len(circuits)), np.nan)
+    resampled = _ratio(resampled_means(rows, n_boot, seed)) if n > 1 else np.full((1, len(circuits)), np.nan)
     low, high = _ends(resampled, level)
     return Curve(nominal, actual, _ratio(rows.mean(1)), low, high, resampled, gap, level, n, len(finite) - n)
 
@@ -140,11 +140,6 @@ def area(
             "E205", "all circuits have one size: the log axis has no width", fix="ask for larger circuits"
         )
     return np.asarray(np.trapezoid(height[..., x > 0], at, axis=-1) / (at[-1] - at[0]))
-
-
-def weights(n: int, n_boot: int, seed: int) -> Float[np.ndarray, "boot prompt"]:
-    """Weight of each of n prompts in each resample, drawn with replacement; they sum to 1."""
-    return np.random.default_rng([seed, 0]).multinomial(n, np.full(n, 1 / n), size=n_boot) / n
 
 
 def _ratio(means: Float[np.ndarray, "*boot row"]) -> Float[np.ndarray, "*boot size"]:

@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from interp.circuits.evidence import resamples
 from interp.circuits.graph.graph import Graph, Scores
-from interp.circuits.judging.curves import weights
 from interp.circuits.judging.overlap import chance_jaccard
 from interp.circuits.judging.selection import best, strengths
 from interp.circuits.judging.significance import PerExample, n_examples
+from interp.circuits.ranks import centred_ranks, correlation
 from interp.kernels.errors import InterpError, suggest
 
 WAYS = ("halves", "bootstrap")
@@ -41,7 +42,8 @@ def agreement(graph: Graph, one: Scores, other: Scores, n: int, *, absolute: boo
     first, second = (best(graph, scores, n, absolute=absolute) for scores in (one, other))
     union = int((first | second).sum())
     jaccard = int((first & second).sum()) / union if union else float("nan")
-    return Agreement(_spearman(*(strengths(graph, scores, absolute=absolute) for scores in (one, other))), jaccard)
+    ranks = (centred_ranks(strengths(graph, scores, absolute=absolute)) for scores in (one, other))
+    return Agreement(float(correlation(*ranks)), jaccard)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +118,8 @@ def resampled_stability(
     n_prompts = n_examples(graph, per_example)
     if n_prompts < 2:
         raise InterpError("E205", "one prompt can't be resampled", fix="score more prompts")
-    drawn = weights(n_prompts, 2 * n_pairs, seed) if ways == "bootstrap" else _halves(n_prompts, n_pairs, seed)
-    means = (np.tensordot(one.astype(per_example.dtype), per_example, 1) for one in drawn)
+    drawn = resamples(n_prompts, 2 * n_pairs, seed) if ways == "bootstrap" else [_halves(n_prompts, n_pairs, seed)]
+    means = (np.tensordot(one.astype(per_example.dtype), per_example, 1) for some in drawn for one in some)
     return _over(graph, zip(means, means, strict=True), n, absolute, level)
 
 
@@ -148,11 +150,3 @@ def _halves(n: int, n_pairs: int, seed: int) -> Float[np.ndarray, "half prompt"]
     for half in range(2):
         np.put_along_axis(found[:, half], order[:, half * size : (half + 1) * size], 1 / size, 1)
     return found.reshape(-1, n)
-
-
-def _spearman(one: Float[np.ndarray, " edge"], other: Float[np.ndarray, " edge"]) -> float:
-    from scipy.stats import rankdata
-
-    first, second = (rankdata(values) - (len(values) + 1) / 2 for values in (one, other))
-    size = float(np.sqrt((first**2).sum() * (second**2).sum()))
-    return float((first * second).sum()) / size if size > 0 else float("nan")

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
+from interp.circuits.ranks import centred_ranks, correlation
 from interp.maps.look import Look
 from interp.maps.removal import removal
 
@@ -92,15 +93,9 @@ def agreement(
 ) -> Float[np.ndarray, "map batch"]:
     """Spearman's correlation of each map with what the metric loses without each token; nan where either is flat, or
     fewer than 3 tokens are compared."""
-    from scipy.stats import rankdata
-
     found = np.full(values.shape[:2], np.nan)
     for prompt, kept in enumerate(tokens):
         if kept.sum() < 3:
             continue
-        own = rankdata(values[:, prompt][:, kept], axis=-1)
-        other = rankdata(effects[prompt, kept])
-        own, other = own - own.mean(-1, keepdims=True), other - other.mean()
-        size = np.sqrt((own**2).sum(-1) * (other**2).sum())
-        found[:, prompt] = (own @ other) / np.where(size > 0, size, np.nan)
+        found[:, prompt] = correlation(centred_ranks(values[:, prompt][:, kept]), centred_ranks(effects[prompt, kept]))
     return found

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from interp.circuits.ranks import centred_ranks, correlation
+
 N_PERMUTATIONS = 99
 
 
@@ -45,7 +47,7 @@ def closeness(
         prompts: number of the prompt that a pair is of.
     """
     ranks = centred_ranks(attention)
-    found = correlation(centred_ranks(nearness(queries, keys)), ranks)
+    found = float(correlation(centred_ranks(nearness(queries, keys)), ranks))
     rng, null = np.random.default_rng([seed, 2]), np.empty(n_permutations)
     for draw in range(n_permutations):
         order = np.lexsort((rng.random(len(prompts)), prompts))
@@ -62,17 +64,3 @@ def nearness(
     """Minus the Euclidean distance of each pair."""
     near: np.ndarray = -np.linalg.norm(queries - keys, axis=1)
     return near
-
-
-def centred_ranks(values: Float[np.ndarray, " pair"]) -> Float[np.ndarray, " pair"]:
-    """Ranks, ties at their mean, less the mean of all."""
-    from scipy.stats import rankdata
-
-    ranks: np.ndarray = rankdata(values) - (len(values) + 1) / 2
-    return ranks
-
-
-def correlation(one: Float[np.ndarray, " pair"], other: Float[np.ndarray, " pair"]) -> float:
-    """Of values whose mean is 0; nan where either side is 0 everywhere."""
-    size = float(np.sqrt((one**2).sum() * (other**2).sum()))
-    return float((one * other).sum() / size) if size > 0 else float("nan")

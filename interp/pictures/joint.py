@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from interp.circuits.ranks import centred_ranks, correlation
 from interp.hooks.names import HeadId, HeadSpec, parse_head
 from interp.hooks.prompts import Prompts
 from interp.kernels.errors import InterpError, suggest
-from interp.pictures.closeness import Closeness, centred_ranks, closeness, correlation, nearness
+from interp.pictures.closeness import Closeness, closeness, nearness
 from interp.pictures.distance import main_heads
 from interp.pictures.normalising import Normalising, balanced
 from interp.pictures.vectors import HeadVectors, Spots, head_vectors
@@ -170,9 +171,9 @@ def _normalised(vectors: HeadVectors, spots: Spots) -> tuple[Normalising, Int[np
     for factor in middle * FACTORS[np.argsort(np.abs(np.log(FACTORS)), kind="stable")]:
         one = Normalising.of(vectors.queries, vectors.keys, float(factor))
         near = nearness(one.queries(vectors.queries)[token], one.keys(vectors.keys)[key])
-        found = np.nan_to_num(correlation(centred_ranks(near), ranks), nan=-1.0)
+        found = float(np.nan_to_num(correlation(centred_ranks(near), ranks), nan=-1.0))
         if found > most:
-            best, most = float(factor), float(found)
+            best, most = float(factor), found
     return Normalising.of(vectors.queries, vectors.keys, best), every[1::2]
 
 
