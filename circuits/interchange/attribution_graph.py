@@ -107,22 +107,30 @@ def read_attribution_graph(path: str | Path, graph: Graph) -> Imported:
 
 
 def _tokens(graph: Graph) -> list[str]:
-    """Names of the places. The front end drops nodes that stand at more than 2/3 of all tokens, so one is not enough."""
-    return [ALL_POSITIONS, ""] if len(graph.places) == 1 else list(graph.places)
+    """Names of the places, which stand last. One is not enough: the front end drops nodes that stand at more than 2/3 of
+    all tokens, and lays columns out by the width of those after the first."""
+    return ["", ALL_POSITIONS] if len(graph.places) == 1 else list(graph.places)
+
+
+def _column(graph: Graph, place: int) -> int:
+    """Token at which a place is shown."""
+    return place + len(_tokens(graph)) - len(graph.places)
 
 
 def _writer_id(part: Part, graph: Graph, place: int) -> str:
-    """`{layer}_{number}_{place}`: heads by their number, the MLP after them."""
+    """`{layer}_{number}_{column}`: heads by their number, the MLP after them."""
+    column = _column(graph, place)
     if part.kind == "embed":
-        return f"E_{graph.writer_index[part.label]}_{place}"
+        return f"E_{graph.writer_index[part.label]}_{column}"
     assert part.layer is not None
-    return f"{part.layer}_{graph.layers[part.layer].heads if part.head is None else part.head}_{place}"
+    return f"{part.layer}_{graph.layers[part.layer].heads if part.head is None else part.head}_{column}"
 
 
 def _reader_id(reader: Receiver, graph: Graph, place: int) -> str:
+    column = _column(graph, place)
     if reader.part == "logits":
-        return f"{len(graph.layers) + 1}_0_{place}"
-    return f"{reader.layer}_{graph.layers[reader.layer].heads if reader.part == 'mlp' else reader.head}_{place}"
+        return f"{len(graph.layers) + 1}_0_{column}"
+    return f"{reader.layer}_{graph.layers[reader.layer].heads if reader.part == 'mlp' else reader.head}_{column}"
 
 
 def _nodes(graph: Graph) -> Iterator[dict[str, Any]]:
@@ -136,18 +144,18 @@ def _nodes(graph: Graph) -> Iterator[dict[str, Any]]:
 
 
 def _node(node_id: str, kind: str, label: str) -> dict[str, Any]:
-    layer, number, place = node_id.split("_")
+    layer, number, column = node_id.split("_")
     return {
         "node_id": node_id,
         "feature": int(number),
         "layer": layer,
-        "ctx_idx": int(place),
+        "ctx_idx": int(column),
         "feature_type": kind,
         "token_prob": 0.0,
         "is_target_logit": kind == "logit",
         "run_idx": 0,
         "reverse_ctx_idx": 0,
-        "jsNodeId": f"{layer}_{number}-{place}",
+        "jsNodeId": f"{layer}_{number}-{column}",
         "clerp": label,
         "influence": None,
         "activation": None,

@@ -90,10 +90,12 @@ def test_attribution_graphs_have_the_fields_of_the_front_end(name: str, tmp_path
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_the_front_end_keeps_every_node(name: str, tmp_path: Path) -> None:
-    """It deletes what occurs at more than 2/3 of the tokens, and takes a probability out of a logit's label."""
+    """It deletes what occurs at more than 2/3 of the tokens, spaces nodes by the columns that stand after the first, and
+    takes a probability out of a logit's label."""
     data = attribution_graph(tmp_path, GRAPHS[name])
     features = [f"{node['layer']}_{node['feature']}_{node['ctx_idx']}" for node in data["nodes"]]
     assert max(map(features.count, features)) <= len(data["metadata"]["prompt_tokens"]) * 2 / 3
+    assert max(node["ctx_idx"] for node in data["nodes"]) >= 1
     assert all("(p=" in node["clerp"] or not node["clerp"] for node in data["nodes"] if node["feature_type"] == "logit")
 
 
