@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
 
 from interp.circuits.edges.acdc import by_losses, by_thresholds
 from interp.circuits.edges.attribution import (
@@ -17,12 +20,14 @@ from interp.circuits.edges.attribution import (
     along_inputs,
     points,
 )
+from interp.circuits.edges.ensemble import RULES, combined, warm_start
 from interp.circuits.edges.exact import exact
 from interp.circuits.edges.growth import Growing
 from interp.circuits.edges.growth import attributed as grown
 from interp.circuits.edges.mask_gradient import along_masks
 from interp.circuits.edges.pruning import Pruning
 from interp.circuits.edges.pruning import attributed as pruned
+from interp.circuits.graph.graph import Scores
 from interp.kernels.errors import InterpError, suggest
 
 
@@ -40,6 +45,9 @@ class Settings:
         size: share of edges that learned masks aim at, and at which growth ends.
         epochs: steps in which masks are learned.
         budget: of growth, in forwards.
+        members: of an ensemble, names of methods with '+' between them.
+        combine: how an ensemble puts scores together, see `interp.circuits.edges.ensemble.RULES`.
+        start: name of the method whose scores learned masks begin with; '' begins with all edges nearly in.
     """
 
     steps: int = 5
@@ -51,6 +59,9 @@ class Settings:
     size: float = 0.1
     epochs: int = 200
     budget: float = 500.0
+    members: str = "eap-ig+mask-gradient"
+    combine: str = "mean"
+    start: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,34 @@ def _activations(contrast: Contrast, settings: Settings) -> Attribution:
     return along_activations(contrast, points(settings.rule, settings.steps))
 
 
+def _ensemble(contrast: Contrast, settings: Settings) -> Attribution:
+    """One row, of the mean over prompts: methods that decide for all of them have no other."""
+    names = settings.members.split("+")
+    if ENSEMBLE in names:
+        raise InterpError("E205", "an ensemble of ensembles", fix="name other methods, such as eap-ig+mask-gradient")
+    if settings.combine not in RULES:
+        raise InterpError("E201", f"no way {settings.combine!r} to combine", fix=suggest(settings.combine, RULES))
+    found = [find_method(name).run(contrast, settings) for name in names]
+    scores = combined(contrast.flow.graph, [_mean(one) for one in found], settings.combine)
+    return Attribution(torch.from_numpy(scores)[None].float(), sum(one.forwards for one in found), {})
+
+
+def _pruning(contrast: Contrast, settings: Settings) -> Attribution:
+    how = Pruning(size=settings.size, steps=settings.epochs, seed=settings.seed)
+    if not settings.start:
+        return pruned(contrast, how)
+    first = find_method(settings.start).run(contrast, settings)
+    found = pruned(contrast, how, warm_start(contrast.flow.graph, np.abs(_mean(first)), settings.size))
+    return replace(found, forwards=found.forwards + first.forwards)
+
+
+def _mean(found: Attribution) -> Scores:
+    """Over prompts."""
+    scores: Scores = found.scores.detach().double().mean(0).cpu().numpy()
+    return scores
+
+
+ENSEMBLE = "ensemble"
 IG = ("steps", "rule")
 CONMY = "Conmy et al. 2023, Towards Automated Circuit Discovery (arXiv 2304.14997)"
 HANNA = "Hanna et al. 2024, Have Faith in Faithfulness (arXiv 2403.17806)"
@@ -156,10 +195,8 @@ METHODS = {
             "pruning",
             "how likely the learned mask of the edge is not 0",
             "Bhaskar et al. 2024, Finding Transformer Circuits with Edge Pruning (arXiv 2406.16778)",
-            lambda contrast, settings: pruned(
-                contrast, Pruning(size=settings.size, steps=settings.epochs, seed=settings.seed)
-            ),
-            ("size", "epochs", "seed"),
+            _pruning,
+            ("size", "epochs", "seed", "start"),
             by_prompt=False,
         ),
         Method(
@@ -168,6 +205,14 @@ METHODS = {
             "edge by edge from the empty circuit, as greedy search over paths",
             lambda contrast, settings: grown(contrast, Growing(budget=settings.budget, size=settings.size)),
             ("budget", "size"),
+            by_prompt=False,
+        ),
+        Method(
+            ENSEMBLE,
+            "mean over methods of what each says, in units of its own root mean square over edges",
+            "Mondorf et al. 2025, Exploring Ensemble Strategies for Circuit Localization (arXiv 2510.06811)",
+            _ensemble,
+            (*IG, "members", "combine"),
             by_prompt=False,
         ),
     )

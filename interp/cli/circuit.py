@@ -150,7 +150,7 @@ def show_methods(terminal: Terminal) -> None:
 
 
 KINDS: dict[str, Callable[[str], Any]] = {
-    "rule": str,
+    **dict.fromkeys(("rule", "members", "combine", "start"), str),
     "steps": int,
     "epochs": int,
     "taus": lambda text: tuple(map(float, text.split(":"))),

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from interp.circuits.edges.attribution import PULL, Attribution, Contrast
 from interp.circuits.edges.ensemble import KEEP, combined, warm_start
+from interp.circuits.edges.methods import METHODS, Settings
+from interp.circuits.edges.pruning import OPEN, Pruning, expected
 from interp.circuits.graph.graph import Graph, LayerShape
 from interp.kernels.errors import InterpError
+from tests.cases.edges import contrasted, opened, paired
 
 GRAPH = Graph.of_shape([LayerShape(1, 1, has_mlp=False)])
 """embed->q, embed->k, embed->v, embed->logits, L0H0->logits."""
@@ -57,3 +62,43 @@ def test_what_cannot_be_combined() -> None:
         combined(GRAPH, [])
     with pytest.raises(InterpError, match="E205"):
         combined(GRAPH, [scores(1, 2, 3, float("nan"), 5)])
+
+
+def contrast() -> Contrast:
+    return contrasted(*paired(opened("gpt2")))
+
+
+def run(name: str, **settings: object) -> Attribution:
+    return METHODS[name].run(contrast(), Settings(steps=2, **settings))
+
+
+def test_an_ensemble_is_its_members_put_together_and_costs_what_they_cost() -> None:
+    apart = [run(name) for name in ("eap", "eap-ig", "mask-gradient")]
+    found, graph = run("ensemble", members="eap+eap-ig+mask-gradient", combine="min"), contrast().flow.graph
+    expected = combined(graph, [one.scores.double().mean(0).numpy() for one in apart], "min")
+    assert found.scores.shape == (1, *graph.full.shape)
+    np.testing.assert_allclose(found.scores[0].numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert found.forwards == sum(one.forwards for one in apart)
+
+
+def test_learned_masks_begin_with_the_scores_of_another_method() -> None:
+    """The first step of Adam moves no log-alpha by more than its rate."""
+    case = contrast()
+    first, graph = METHODS["eap"].run(case, Settings()), case.flow.graph
+    shares = warm_start(graph, np.abs(first.scores.double().mean(0).numpy()), 0.2)
+    for start, begun in (("eap", graph.vector(shares)), ("", np.full(graph.n_edges, OPEN))):
+        found = METHODS["pruning"].run(case, Settings(epochs=1, size=0.2, start=start))
+        chances = torch.from_numpy(graph.vector(found.scores[0].double().numpy()))
+        learned = chances.logit() - expected(torch.zeros(1)).logit()
+        moved = (learned.numpy() - np.log(begun / (1 - begun))) / Pruning.rate
+        assert 0.9 < np.abs(moved).max() < 1.001
+        assert found.forwards == 2 * PULL + (first.forwards if start else 0)
+
+
+@pytest.mark.parametrize(
+    "settings, code",
+    [({"members": "eap+ensemble"}, "E205"), ({"members": "eap+epa"}, "E201"), ({"combine": "median"}, "E201")],
+)
+def test_ensembles_that_cannot_be(settings: dict[str, str], code: str) -> None:
+    with pytest.raises(InterpError, match=code):
+        run("ensemble", **settings)
