@@ -24,14 +24,17 @@ if TYPE_CHECKING:
 
 PROBES = 8
 
+SAME = 0.05
+"""A norm gives the same for twice the stream, but for what stands beside the variance in its root."""
 
-def refused(model: HookedModel, reason: str) -> InterpError:
+
+def refused(model: HookedModel, reason: str, fix: str = "measure effects instead: interp.ablate") -> InterpError:
     """E403: what this model puts out is no sum of parts that we know."""
     return InterpError(
         "E403",
         f"{model.name} cannot be taken apart into what its parts write: {reason}",
         where=str(model.adapter.describe()["architecture"]),
-        fix="measure effects instead: interp.ablate",
+        fix=fix,
     )
 
 
@@ -51,33 +54,55 @@ def is_close(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Norm:
-    """A LayerNorm or RMSNorm as `gain * (x - mean if centred) / scale + bias`; made by `Norm.of`."""
+    """A LayerNorm or RMSNorm as `gain * (x - mean if centred) / scale + bias`; made by `Norm.of`.
+
+    With `is_fixed` it is no norm but a constant factor for each dimension, and the scale is 1; made by `Norm.fixed`.
+    """
 
     gain: Float[Tensor, " d_model"]
     bias: Float[Tensor, " d_model"]
     centred: bool
+    is_fixed: bool = False
 
     @classmethod
     @torch.no_grad()
-    def of(cls, module: nn.Module, d_model: int) -> Norm | None:
+    def of(cls, module: nn.Module, d_model: int, device: torch.device | None = None) -> Norm | None:
         """The norm that a module computes; None where it computes something else.
+
+        `device` is for modules without parameters, which have none of their own.
 
         The gain is the module's weight, 1 + weight (Gemma) or 1: whichever gives what the module gives.
         """
         weight: Any = getattr(module, "weight", None)
-        like: Any = next(module.parameters(), torch.zeros(()))
-        draw = torch.Generator().manual_seed(0)
-        x = torch.randn(PROBES, d_model, generator=draw, dtype=torch.float64).to(like.device, like.dtype)
-        bias = module(torch.zeros_like(x[:1]))[0].double()
-        flat = module(torch.ones_like(x[:1]))[0].double() - bias
-        given = module(x).double()
+        x = _probes(module, d_model, device)
+        bias = module.forward(torch.zeros_like(x[:1]))[0].double()
+        flat = module.forward(torch.ones_like(x[:1]))[0].double() - bias
+        given = module.forward(x).double()
+        if not bool((module.forward(2 * x).double() - given).abs().max() <= SAME * given.abs().max()):
+            return None
         ones = torch.ones_like(bias)
         for gain in [ones] if weight is None else [weight.detach().double(), 1 + weight.detach().double()]:
             centred = bool(flat.abs().max() <= 0.1 * gain.abs().max())
             norm = cls(gain, bias, centred)
-            if is_close(norm(x.double(), norm.scale(x.double(), given)), given, like.dtype):
-                return norm
+            scale = norm.scale(x.double(), given)
+            if is_close(norm(x.double(), scale), given, x.dtype):
+                return norm._dividing_by_size(x.double(), scale)
         return None
+
+    @classmethod
+    @torch.no_grad()
+    def fixed(cls, module: nn.Module, d_model: int) -> Norm | None:
+        """What a module that multiplies each dimension by a constant computes (DINOv2); None for another module."""
+        x = _probes(module, d_model, None)
+        bias = module.forward(torch.zeros_like(x[:1]))[0].double()
+        found = cls(module.forward(torch.ones_like(x[:1]))[0].double() - bias, bias, centred=False, is_fixed=True)
+        same = is_close(found(x.double(), torch.ones_like(x[:, :1])), module.forward(x).double(), x.dtype)
+        return found if same else None
+
+    def _dividing_by_size(self, x: Float[Tensor, "probe d_model"], scale: Float[Tensor, "probe 1"]) -> Norm:
+        """The same with a gain by which it divides by the root mean square; any multiple of a gain fits as well."""
+        times = float((scale / self.centre(x).pow(2).mean(-1, keepdim=True).sqrt()).median())
+        return self if abs(times - 1) < 1e-2 else replace(self, gain=self.gain / times)
 
     def centre(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """x less its mean, where the norm takes it away."""
@@ -87,6 +112,8 @@ class Norm:
         self, x: Float[Tensor, "*batch d_model"], given: Float[Tensor, "*batch d_model"]
     ) -> Float[Tensor, "*batch 1"]:
         """What the norm divided by when it made `given` of x: the divisor that fits best, so eps need not be known."""
+        if self.is_fixed:
+            return torch.ones_like(x[..., :1])
         scaled = self.gain * self.centre(x)
         size = (scaled * scaled).sum(-1, keepdim=True)
         is_nothing = size == 0
@@ -112,6 +139,13 @@ class Norm:
     ) -> Float[Tensor, "batch d_model"]:
         """The vector u with <u, x> = <direction, norm(x) - bias> for every x, at this scale."""
         return self.centre(direction * self.gain) / scale
+
+
+def _probes(module: nn.Module, d_model: int, device: torch.device | None) -> Float[Tensor, "probe d_model"]:
+    """Random rows for a module of one vector, where and as its parameters are."""
+    like: Any = next(module.parameters(), torch.zeros((), device=device))
+    draw = torch.Generator().manual_seed(0)
+    return torch.randn(PROBES, d_model, generator=draw, dtype=torch.float64).to(like.device, like.dtype)
 
 
 @dataclass
@@ -162,7 +196,7 @@ class Readout:
         if head is None or model.adapter.output_name != "logits":
             raise refused(model, "it has no output layer over a vocabulary")
         norm_module = main_tower(model).final_norm
-        norm = None if norm_module is None else Norm.of(norm_module, head.weight.shape[1])
+        norm = None if norm_module is None else Norm.of(norm_module, head.weight.shape[1], head.weight.device)
         if norm_module is not None and norm is None:
             raise refused(model, "its final norm is neither a LayerNorm nor an RMSNorm")
         bare = cls(norm_module, norm, head)

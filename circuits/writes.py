@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.circuits.kept import Kept
 from interp.circuits.readout import Norm, is_close, main_tower, refused
 from interp.hooks.adapters.base import HookContext, HookFn
 from interp.hooks.names import HeadId, point_name
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 PATTERN, VALUE, Z = "attn.hook_pattern", "attn.hook_v", "attn.hook_z"
 PRE, ATTN, MLP, POST = "hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post"
 EMBED, POS_EMBED = "hook_embed", "hook_pos_embed"
+
+POST_NORM = (
+    "its blocks normalise the sum itself (post-norm), so that every norm scales anew what was written before it, and "
+    "the stream is no sum of what parts wrote: there are no edges from one part to another, and no direct shares"
+)
 
 Rows = Float[Tensor, "batch d_model"]
 
@@ -48,7 +54,8 @@ class Writers:
 
     Attributes:
         blocks: layer -> block, for the layers with attention.
-        norms: layer -> the norm between its output projection and the stream (Gemma 2, OLMo 2); None without one.
+        norms: layer -> the norm (Gemma 2, OLMo 2) or fixed factors (DINOv2, Granite) between its output projection and the
+            stream; None without one.
         mlps: layers with an MLP.
     """
 
@@ -62,22 +69,30 @@ class Writers:
         """Raises E403 where a layer does not write by adding, or a point that is needed is refused."""
         blocks = main_tower(model).blocks
         if any(block.norms is not None for block in blocks.values()):
-            raise refused(model, "its blocks normalise the sum itself (post-norm), so nothing written stays as it was")
+            raise refused(
+                model,
+                POST_NORM,
+                "ablate or patch heads instead (interp.ablate, interp.patch), or follow single paths (interp.paths)",
+            )
         for layer in blocks:
             for kind in (PRE, Z, ATTN, POST):
                 model.check_point(point_name(kind, layer))
-        norms = {layer: cls._norm(model, layer, block) for layer, block in blocks.items()}
+        behind = {layer: (block.attn_write,) for layer, block in blocks.items()}
+        norms = Kept(behind, lambda layer: cls._norm(model, layer, blocks[layer]))
+        _ = dict(norms)  # refuses now what it does not know
         mlps = frozenset(layer for layer in blocks if point_name(MLP, layer) in model.adapter.available)
         return cls(model, blocks, norms, mlps)
 
     @staticmethod
     def _norm(model: HookedModel, layer: int, block: Any) -> Norm | None:
+        width, times = model.w_out(layer).shape[-1], block.times
         if block.attn_write is block.out:
-            return None
-        norm = Norm.of(block.attn_write, model.w_out(layer).shape[-1])
+            ones = torch.ones(width, dtype=torch.float64, device=model.device)
+            return None if times == 1 else Norm(times * ones, 0 * ones, centred=False, is_fixed=True)
+        norm = Norm.of(block.attn_write, width) or Norm.fixed(block.attn_write, width)
         if norm is None:
             raise refused(model, f"layer {layer} scales what attention writes by something that is no norm")
-        return norm
+        return replace(norm, gain=times * norm.gain, bias=times * norm.bias)
 
     @property
     def points(self) -> list[str]:

@@ -23,11 +23,13 @@ class Reads:
         norm: None where the projections read the stream as it is.
         weights: 'q', 'k', 'v' -> W_Q, W_K, W_V, one for each query head, or key/value head.
         biases: their biases [head d_head]; None without one.
+        modules: that hold all of it.
     """
 
     norm: nn.Module | None
     weights: Mapping[str, Float[Tensor, "head d_model d_head"]]
     biases: Mapping[str, Float[Tensor, "head d_head"] | None]
+    modules: tuple[nn.Module, ...]
 
     @classmethod
     def of(cls, model: HookedModel, layer: int, tower: str = "") -> Reads:
@@ -45,7 +47,9 @@ class Reads:
                 fix="open the transformers model itself; README names the architectures that are proven",
             )
         weights = {part: inlets.weight(part) for part in "qkv"}
-        return cls(inlets.attn_norm, weights, {part: inlets.bias(part) for part in "qkv"})
+        projections = dict.fromkeys(one.module for one in inlets.projections.values())
+        modules = (*projections, *([] if inlets.attn_norm is None else [inlets.attn_norm]))
+        return cls(inlets.attn_norm, weights, {part: inlets.bias(part) for part in "qkv"}, modules)
 
     def normed(self, stream: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """What the norm makes of the stream, without any hook."""

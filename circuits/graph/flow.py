@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor
 
 from interp.circuits.graph.entrances import Entrance
 from interp.circuits.graph.graph import EMBED, POS_EMBED, Graph, LayerShape
+from interp.circuits.graph.joined import joined_layers
 from interp.circuits.graph.lean import lean, reading_at
+from interp.circuits.kept import Kept
 from interp.circuits.readout import Norm, is_close, refused
 from interp.circuits.writes import ATTN, MLP, POST, PRE, Writers, Z
 from interp.hooks.batch import Batch
@@ -73,7 +75,8 @@ class Flow:
     """Made by `Flow.of`.
 
     Attributes:
-        norms: layer -> the norm between its heads and the stream (Gemma 2, OLMo 2); None without one.
+        norms: layer -> the norm (Gemma 2, OLMo 2) or fixed factors (DINOv2, Granite) between its heads and the stream; None
+            without one.
         reads: layer -> how its heads read the stream.
         error: largest difference between the stream and the sum of what was written to it, as a share of the stream's
             largest number, over the layers, on the probe input.
@@ -100,19 +103,16 @@ class Flow:
         writers = Writers.of(model)
         if missing := [layer for layer in range(model.n_layers) if layer not in writers.blocks]:
             raise refused(model, f"layer {missing[0]} has no attention that we know")
-        reads = {layer: Reads.of(model, layer) for layer in writers.blocks}
-        layers = []
-        for layer in writers.blocks:
-            heads, kv_heads = model.heads[""][layer], model.kv_heads[""][layer]
-            has_mlp = layer in writers.mlps
-            is_parallel = has_mlp and point_name("hook_resid_mid", layer) not in model.adapter.available
-            layers.append(LayerShape(heads, kv_heads, has_mlp, is_parallel))
-            for kind in ("attn.hook_q", "attn.hook_k", "attn.hook_v", *([MLP_IN] if has_mlp else [])):
-                model.check_point(point_name(kind, layer))
+        modules = {layer: Reads.of(model, layer).modules for layer in writers.blocks}
+        reads = Kept(modules, partial(Reads.of, model))
+        layers = [_shape(model, writers, layer) for layer in reads]
         flow = cls(model, Graph.of_shape(layers), writers.norms, reads)
-        _, cache = model.run_with_cache(from_inputs(model.adapter.probe_inputs), flow._points(split=True))
-        if embeddings == "split" and flow._is_split(cache):
-            flow = replace(flow, graph=Graph.of_shape(layers, (EMBED, POS_EMBED)))
+        probe = from_inputs(model.adapter.probe_inputs)
+        _, cache = model.run_with_cache(probe, flow._points(split=True))
+        joined = joined_layers(model, writers.norms, probe, cache)
+        layers = [replace(shape, is_joined=joined[layer]) for layer, shape in enumerate(layers)]
+        is_split = embeddings == "split" and flow._is_split(cache)
+        flow = replace(flow, graph=Graph.of_shape(layers, (EMBED, POS_EMBED) if is_split else (EMBED,)))
         return replace(flow, error=flow.check(cache))
 
     @property
@@ -120,19 +120,19 @@ class Flow:
         return len(self.graph.layers)
 
     @cached_property
-    def entrances(self) -> dict[int, Entrance]:
-        """Layer -> how gradients come back through its projections; copies of their weights, made when first asked for.
+    def entrances(self) -> Mapping[int, Entrance]:
+        """Layer -> how gradients come back through its projections: copies of their weights.
 
         Raises:
             InterpError: E403 where something that is no norm that we know stands before them.
         """
-        found: dict[int, Entrance] = {}
-        for layer, reads in self.reads.items():
-            entrance = Entrance.of(reads)
-            if entrance is None:
-                raise refused(self.model, f"what stands before the heads of layer {layer} is no norm that we know")
-            found[layer] = entrance
-        return found
+        return Kept({layer: reads.modules for layer, reads in self.reads.items()}, self._entrance)
+
+    def _entrance(self, layer: int) -> Entrance:
+        entrance = Entrance.of(self.reads[layer])
+        if entrance is None:
+            raise refused(self.model, f"what stands before the heads of layer {layer} is no norm that we know")
+        return entrance
 
     @cached_property
     def is_split(self) -> bool:
@@ -196,6 +196,8 @@ class Flow:
         bias, norm = self.model.adapter.block(layer).out.bias, self.norms[layer]  # type: ignore[attr-defined]
         if norm is None:
             return torch.zeros(1, dtype=self.model.dtype, device=self.model.device) if bias is None else bias.detach()
+        if norm.is_fixed and bias is not None:
+            return norm(bias.detach(), bias.new_ones(1)).to(self.model.dtype)
         return norm.bias.to(self.model.dtype) if bias is None else None
 
     def _bias(self, layer: int, cache: Cache) -> Float[Tensor, "*#batch d_model"]:
@@ -277,3 +279,12 @@ class Flow:
             if shape.has_mlp:
                 out[first] = writes.mlp[layer][:, rows]
                 first += 1
+
+
+def _shape(model: HookedModel, writers: Writers, layer: int) -> LayerShape:
+    """What a layer holds; raises E403 where something that reads the stream there is not known."""
+    has_mlp = layer in writers.mlps
+    for kind in ("attn.hook_q", "attn.hook_k", "attn.hook_v", *([MLP_IN] if has_mlp else [])):
+        model.check_point(point_name(kind, layer))
+    is_parallel = has_mlp and point_name("hook_resid_mid", layer) not in model.adapter.available
+    return LayerShape(model.heads[""][layer], model.kv_heads[""][layer], has_mlp, is_parallel)

@@ -36,12 +36,15 @@ class LayerShape:
         heads, kv_heads: query heads, and key/value heads.
         has_mlp: an MLP or a block of experts, one node in either case.
         is_parallel: the MLP reads what the heads read, so that there is no edge from these heads to it.
+        is_joined: a norm spans the heads, of what they write (Gemma 2, OLMo 2) or of their queries or keys (OLMoE), so
+            that what one of them computes changes what another one writes.
     """
 
     heads: int
     kv_heads: int
     has_mlp: bool = True
     is_parallel: bool = False
+    is_joined: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +190,10 @@ class Graph:
         A part none of whose inputs is in the circuit says what it says without it, and a part that nobody in the
         circuit reads changes nothing; the edges of both are taken out until none is left. Places are told apart where the
         graph allows it: an MLP reads and writes at one position, a head writes where its query stands what it read
-        anywhere.
+        anywhere. Heads that a norm joins stay together: one that nobody reads scales its neighbours all the same.
+
+        Where a run stands in for what is out (resampling), no metric changes by what is taken out. Zeros and means are no
+        run: what a part makes of them is not what stands in for it, and its edges are taken out all the same.
         """
         edges = edges & self.full
         while True:
@@ -199,22 +205,35 @@ class Graph:
     def _step(self, edges: Edges) -> Edges:
         """Take out the edges of parts without input or without reader."""
         is_fed, is_read = np.any(edges, axis=1), np.any(edges, axis=2)  # [place reader], [place writer]
-        alive = np.zeros((len(self.places), len(self.writers)), dtype=bool)  # writes something of its own
+        alive = np.ones((len(self.places), len(self.writers)), dtype=bool)  # writes something of its own
         wanted = np.zeros((len(self.places), len(self.readers)), dtype=bool)  # what it gives is read
         wanted[:, -1] = True
-        for index, part in enumerate(self.writers):
-            feeding = self.inputs_of(part)
-            if not feeding:
-                alive[:, index] = True
-            elif part.kind == "mlp":
-                alive[:, index] = is_fed[:, feeding[0]]
-                wanted[:, feeding[0]] |= is_read[:, index]
-            else:
-                q, moving = feeding[0], feeding[1:]
-                alive[:, index] = is_fed[:, q] | is_fed[:, moving].any()
-                wanted[:, q] |= is_read[:, index]
-                wanted[:, moving] |= is_read[:, index].any()
+        for parts, here, moving in self._together:
+            is_alive, read = is_fed[:, here].any(1), is_read[:, parts].any(1)
+            alive[:, parts] = (is_alive | is_fed[:, moving].any())[:, None]
+            wanted[:, here] |= read[:, None]
+            wanted[:, moving] |= read.any()
         return edges & alive[:, :, None] & wanted[:, None, :]
+
+    @cached_property
+    def _together(self) -> list[tuple[slice, slice, list[int]]]:
+        """Writers that change together (heads that a norm joins, any other one by itself), without embeddings.
+
+        With each what they read where they write, and what they read anywhere.
+        """
+        found: list[tuple[list[int], list[int], list[int]]] = []
+        for index, part in enumerate(self.writers):
+            if part.layer is None:
+                continue
+            if not (part.head and self.layers[part.layer].is_joined):
+                found.append(([], [], []))
+            here, *moving = self.inputs_of(part)
+            for some, more in zip(found[-1], ([index], [here], moving), strict=True):
+                some.extend(more)
+        return [
+            (slice(parts[0], parts[-1] + 1), slice(here[0], here[-1] + 1), sorted(set(moving)))
+            for parts, here, moving in found
+        ]
 
     def _edges(self, edges: Edges | None) -> Edges:
         return self.full if edges is None else edges

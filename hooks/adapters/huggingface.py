@@ -59,6 +59,7 @@ class HuggingFaceAdapter(Adapter):
         self.takes = frozenset(inspect.signature(model.forward).parameters)
         self.configs = attention_configs(model)
         self.rotary: set[tuple[str, int]] = set()
+        self.own_code: set[tuple[str, int]] = set()
         self.projections: dict[tuple[str, int], dict[str, Projection]] = {}
         self.inlets: dict[tuple[str, int], Inlets] = {}
         for tower in self.towers.values():
@@ -203,7 +204,9 @@ class HuggingFaceAdapter(Adapter):
         in_call: dict[str, Callable[..., Tensor]] = {}
         for kind, fire in fires.items():
             which = kind.removeprefix("attn.hook_")
-            if kind in REGISTRY_KINDS:
+            if which in ("q", "k", "v") and (tower, layer) in self.own_code:
+                _on_projection(stack, self.projections[tower, layer][which], fire)
+            elif kind in REGISTRY_KINDS:
                 in_call[REGISTRY_KINDS[kind]] = fire
             elif which in ("q", "k") and (tower, layer) not in self.rotary:
                 in_call[f"attn.registry_{which}"] = fire
@@ -219,7 +222,8 @@ class HuggingFaceAdapter(Adapter):
                 MlpEntry(stack, self.inlets[tower, layer], partial(_batched, fire, size=1 if tower else size))
             elif kind == "hook_mlp_out":
                 assert block.mlp_write is not None
-                _on_output(stack, block.mlp_write, fire, 1 if tower else size)
+                write = partial(_on_a_copy, _multiplied(fire, block.times))
+                _on_output(stack, block.mlp_write, write, 1 if tower else size)
             else:
                 assert kind in ("hook_attn_out", "hook_resid_mid"), kind
         _attach_attention_write(stack, block, fires.get("hook_attn_out"), fires.get("hook_resid_mid"))
@@ -239,9 +243,27 @@ def _attach_attention_write(
     if resid_mid is not None:
         stream = MidStream(resid_mid)
         _on_input(stack, block.module, stream.remember)
-        _on_output(stack, block.attn_write, stream.shift)
+        _on_output(stack, block.attn_write, _multiplied(stream.shift, block.times))
     if attn_out is not None:  # attached last, so that it runs first and resid_mid is made of what it leaves
-        _on_output(stack, block.attn_write, attn_out)
+        _on_output(stack, block.attn_write, partial(_on_a_copy, _multiplied(attn_out, block.times)))
+
+
+def _on_a_copy(fire: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """The model goes on with a copy of what hooks saw and gave: some add the stream to a write in place (Falcon)."""
+    return fire(x).clone()
+
+
+def _multiplied(fire: Callable[..., Tensor], times: float) -> Callable[[Tensor], Tensor]:
+    """A write as it arrives in the stream, where the block multiplies it on the way."""
+    if times == 1:
+        return fire
+
+    def show(x: Tensor) -> Tensor:
+        arriving = x * times
+        new = fire(arriving)
+        return x if new is arriving and not torch.is_grad_enabled() else new / times
+
+    return show
 
 
 def _attach_tower(stack: ExitStack, tower: Tower, fires: Mapping[str, Callable[..., Tensor]], size: int) -> None:
@@ -332,7 +354,7 @@ def _edit_projection(projection: Projection, fire: Callable[[Tensor], Tensor], o
     if new is seen and not torch.is_grad_enabled():
         return output
     output = output.clone()
-    projection.view(output).copy_(new)
+    projection.put(output, new)
     return output
 
 

@@ -59,8 +59,8 @@ class Inlets:
             return weight.detach().T
         width: Any = module.in_features
         eye = torch.eye(width, dtype=self.dtype, device=weight.device)
-        with torch.no_grad():
-            return module(eye) - module(torch.zeros_like(eye[:1]))
+        with torch.no_grad():  # without hooks: it may be asked for inside a forward
+            return module.forward(eye) - module.forward(torch.zeros_like(eye[:1]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,10 +132,17 @@ def _before(calls: list[Call], given: Tensor, stream: Tensor) -> Call | None:
 
 
 def _is_norm(call: Call) -> bool:
-    """A module without children that keeps the shape, and whose parameters are vectors of the stream's width."""
+    """A module without children that keeps the shape, and whose parameters are vectors of the stream's width.
+
+    Without parameters (OLMo) it must give vectors of mean square one, of others.
+    """
     parameters = list(call.module.parameters())
     vectors = all(parameter.shape == call.given.shape[-1:] for parameter in parameters)
-    return call.given.shape == call.gave.shape and vectors and bool(parameters) and not list(call.module.children())
+    keeps = call.given.shape == call.gave.shape and vectors and not list(call.module.children())
+    if parameters or not keeps:
+        return keeps
+    is_unit = bool((call.gave.float().pow(2).mean(-1) - 1).abs().max() < 1e-2)
+    return is_unit and not _same(call.gave, call.given)
 
 
 def _is(one: Tensor, other: Tensor) -> bool:

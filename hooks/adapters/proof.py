@@ -1,8 +1,9 @@
 """Proof of the hook points: what `structure` guessed by name is kept only if the numbers of one forward agree.
 
 Checked for every layer: the attention function is called; pattern times values is what enters the output projection;
-attention and MLP writes add up from resid_pre to resid_post; the projections found hold the values that attention got;
-and whether the MLP reads the attention's output (it does not in parallel blocks, which have no resid_mid).
+attention and MLP writes add up from resid_pre to resid_post; the projections found hold the values that attention got
+(or, where a model computes attention in its own code, edits of what they give do what they must); and whether the MLP
+reads the attention's output (it does not in parallel blocks, which have no resid_mid).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from interp.hooks.adapters.base import Fired, HookContext, Hooks
 from interp.hooks.adapters.inlets import Calls, Inlets, find_inlets
+from interp.hooks.adapters.own_code import proven_by_edits
 from interp.hooks.adapters.projections import Projection, candidates
 from interp.hooks.adapters.registry import OPERATOR, SITES, AttentionSite, registered
 from interp.hooks.adapters.structure import Block, Tower, with_measured_heads
@@ -25,12 +27,13 @@ from interp.hooks.batch import Batch
 from interp.hooks.capture import Recorder
 from interp.hooks.names import POINTS, TOWER_POINTS, PointId
 
-IN_CALL = ("attn.hook_rot_q", "attn.hook_rot_k", "attn.hook_v", "attn.hook_attn_scores", "attn.hook_pattern", OPERATOR)
+IN_CALL = ("attn.hook_rot_q", "attn.hook_rot_k", "attn.hook_attn_scores", "attn.hook_pattern", OPERATOR)
+PROJECTED = ("attn.hook_q", "attn.hook_k", "attn.hook_v")
 WRITES = ("hook_attn_out", "hook_mlp_out", "hook_resid_mid")
 DERIVED = "attn.hook_result"
 MLP_IN = "hook_mlp_in"
 
-BYPASS = "this architecture computes attention in its own code and never calls the attention function; z works, scores and pattern do not exist for us"
+BYPASS = "this architecture computes attention in its own code and never calls the attention function; z works, and so do q, k and v where their projections were recognised; scores and pattern do not exist for us"
 NOT_RUN = "the probe could not run this tower (no input recipe for this architecture in hooks/adapters/probe_inputs.py)"
 GATED = "what enters the output projection is not pattern times values on this architecture"
 NO_SUM = "attention and MLP writes do not add up from resid_pre to resid_post on this architecture"
@@ -56,6 +59,7 @@ class Provable(Protocol):
     projections: dict[tuple[str, int], dict[str, Projection]]
     inlets: dict[tuple[str, int], Inlets]
     rotary: set[tuple[str, int]]
+    own_code: set[tuple[str, int]]
     probe_inputs: Mapping[str, Tensor]
 
     def sites(self) -> Iterator[tuple[AttentionSite, Block]]:
@@ -77,6 +81,7 @@ def prove(adapter: Provable) -> tuple[Points, Refusals]:
     inputs = adapter.probe_inputs
     calls = count_calls(adapter, inputs)
     _measure_heads(adapter)
+    _find_own_code(adapter, calls)
     refused: Refusals = {}
     points = [point for tower in adapter.towers.values() for point in _guesses(tower)]
     for point in points:
@@ -133,6 +138,19 @@ def _measure_heads(adapter: Provable) -> None:
         adapter.towers[name] = replace(tower, blocks=blocks)
 
 
+def _find_own_code(adapter: Provable, calls: Mapping[tuple[str, int], int]) -> None:
+    """Projections of the layers that never called the attention function."""
+    blocks = {
+        (name, layer): block
+        for name, tower in adapter.towers.items()
+        for layer, block in tower.blocks.items()
+        if not calls[name, layer]
+    }
+    found = proven_by_edits(blocks, lambda: adapter.forward(adapter.probe_inputs)) if blocks else {}
+    adapter.projections |= found
+    adapter.own_code |= set(found)
+
+
 def _missing(adapter: Provable, point: PointId, calls: Mapping[tuple[str, int], int]) -> str | None:
     """The reason why a point cannot even be tried."""
     from interp.hooks.adapters.huggingface import EPSILONS
@@ -150,8 +168,9 @@ def _missing(adapter: Provable, point: PointId, calls: Mapping[tuple[str, int], 
             return NO_MODULE
         has_epsilon = any(hasattr(module, name) for name in EPSILONS)
         return None if has_epsilon or point.kind != "ln_final.hook_scale" else NO_EPSILON
-    if point.kind in (*IN_CALL, "attn.hook_q", "attn.hook_k") and not calls[point.tower, point.layer]:
-        return BYPASS
+    if point.kind in (*IN_CALL, *PROJECTED) and not calls[point.tower, point.layer]:
+        is_proven = point.kind in PROJECTED and (point.tower, point.layer) in adapter.own_code
+        return None if is_proven else BYPASS
     if point.kind == "hook_mlp_out" and tower.blocks[point.layer].mlp_write is None:
         return NO_MODULE
     return None
@@ -164,14 +183,14 @@ def _observe(adapter: Provable, inputs: Mapping[str, Any]) -> tuple[dict[str, Te
     names = [
         name
         for name, point in adapter.available.items()
-        if point.kind not in (DERIVED, OPERATOR, MLP_IN, "attn.hook_q", "attn.hook_k")
+        if point.kind not in (DERIVED, OPERATOR, MLP_IN, "attn.hook_q", "attn.hook_k")  # those are proven by `hook_v`
     ]
     with ExitStack() as stack:
         for tower in adapter.towers.values():
             for block in tower.blocks.values():
                 for module in {projection.module for found in candidates(block) for projection in found.values()}:
                     handle = module.register_forward_hook(
-                        lambda m, _, out: outputs.__setitem__(id(m), out if out.ndim == 3 else out[None])
+                        lambda m, _, out: outputs.__setitem__(id(m), (out if out.ndim == 3 else out[None]).clone())
                     )
                     stack.callback(handle.remove)
         blocks = {

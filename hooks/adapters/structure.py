@@ -6,6 +6,7 @@ which they are tried. A guess that is wrong costs a hook point, never a wrong nu
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,14 +16,27 @@ from torch import Tensor, nn
 ATTENTION = (
     "attention.self",
     "attention.attention",
+    "attn.attention",
     "self_attn",
     "self_attention",
     "attn",
     "attention",
     "SelfAttention",
 )
-OUT_PROJECTION = ("o_proj", "out_proj", "c_proj", "dense", "proj", "wo", "out_lin")
-MLP_WRITE = ("post_feedforward_layernorm", "layer_scale2", "mlp", "feed_forward", "block_sparse_moe", "ffn", "fc2")
+OUT_PROJECTION = ("o_proj", "out_proj", "c_proj", "dense", "proj", "wo", "Wo", "out_lin")
+MLP_WRITE = (
+    "post_feedforward_layernorm",
+    "post_mlp_layernorm",
+    "layer_scale2",
+    "mlp",
+    "feed_forward",
+    "block_sparse_moe",
+    "ffn",
+    "fc2",
+)
+POST_NORMS = (("attention.output.LayerNorm", "output.LayerNorm"), ("sa_layer_norm", "output_layer_norm"))
+OPT_NORMS = ("self_attn_layer_norm", "final_layer_norm")
+"""Where OPT's layers say that they normalise after; the others normalise before by the same names."""
 FINAL_NORM = (
     "norm",
     "ln_f",
@@ -60,6 +74,7 @@ class Block:
         attn_write: its output is what attention adds to the residual stream (a norm or scale may stand after `out`).
         mlp_write: the same for the MLP; None where no name fits.
         norms: (after attention, after MLP) in post-norm blocks, where the sum is normalised before it goes on.
+        times: what attention and MLP write is multiplied by on its way to the stream (Granite).
     """
 
     layer: int
@@ -72,6 +87,7 @@ class Block:
     n_heads: int
     n_kv_heads: int
     d_head: int
+    times: float = 1.0
 
     @property
     def w_out(self) -> Tensor:
@@ -190,6 +206,7 @@ def find_block(layer: int, module: nn.Module) -> Block | None:
             n_heads,
             n_kv_heads,
             width // n_heads,
+            float(getattr(module, "residual_multiplier", 1.0)),
         )
     return None
 
@@ -215,21 +232,29 @@ def head_count(attn: nn.Module) -> int | None:
 
 
 def _attn_write(module: nn.Module, out: nn.Module) -> nn.Module:
-    """A norm (Gemma, OLMo 2) or a scale (DINOv2) may stand between the projection and the residual stream."""
-    names = ("post_attention_layernorm",) if hasattr(module, "post_feedforward_layernorm") else ("layer_scale1",)
+    """A norm (Gemma, OLMo 2, GLM 4) or a scale (DINOv2) may stand between the projection and the residual stream."""
+    behind = ("post_self_attn_layernorm", "layer_scale1")
+    names = ("post_attention_layernorm",) if hasattr(module, "post_feedforward_layernorm") else behind
     return next(_named(module, names), out)
 
 
 def _mlp_write(module: nn.Module) -> nn.Module | None:
-    names = MLP_WRITE if _post_norms(module) is None else ("output.dense",)
-    return next(_named(module, names), None)
+    names = MLP_WRITE if _post_norms(module) is None else ("output.dense", "ffn", "fc2")
+    found = next(_named(module, names), None)
+    if found is None or "residual" not in inspect.signature(found.forward).parameters:
+        return found
+    # Bloom and MPT hand the stream to their MLP, which adds it itself: what it writes leaves its last linear layer.
+    return next((one for one in reversed(list(found.modules())) if isinstance(one, nn.Linear)), None)
 
 
 def _post_norms(module: nn.Module) -> tuple[nn.Module, nn.Module] | None:
     """BERT-like layers: normalise(resid_pre + attention), then normalise(that + MLP)."""
-    first = next(_named(module, ("attention.output.LayerNorm",)), None)
-    second = next(_named(module, ("output.LayerNorm",)), None)
-    return (first, second) if first is not None and second is not None else None
+    pairs = POST_NORMS if getattr(module, "do_layer_norm_before", True) else (*POST_NORMS, OPT_NORMS)
+    for names in pairs:
+        first, second = (next(_named(module, (name,)), None) for name in names)
+        if first is not None and second is not None:
+            return first, second
+    return None
 
 
 def with_measured_heads(block: Block, n_heads: int, n_kv_heads: int) -> Block:

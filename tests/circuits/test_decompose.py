@@ -20,7 +20,7 @@ from interp.hooks.tiny import LM
 from interp.kernels.errors import InterpError
 
 TEXT = ("gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "olmo2", "phi3", "gemma2", "gemma3", "mistral", "mixtral",
-        "gpt_oss", "falcon", "gptj")  # fmt: skip
+        "gpt_oss", "bloom", "falcon", "gptj")  # fmt: skip
 SEEING = ("llava", "qwen2_5_vl", "gemma3_vlm")
 NO_DOUBLE = ("mixtral", "gpt_oss")  # torch has no grouped product of experts in float64
 PROMPTS = [[11, 12, 13, 14, 15, 16], [21, 22, 23], [31, 32, 33, 34]]
@@ -356,7 +356,8 @@ def refusal(call: Callable[[], Any]) -> str:
 def test_what_is_no_such_sum_is_refused_with_the_reason() -> None:
     assert "post-norm" in refusal(lambda: Decomposer.of(opened("bert")))
     assert "no output layer over a vocabulary" in refusal(lambda: Decomposer.of(opened("vit")))
-    assert "do not add up" in refusal(lambda: Decomposer.of(opened("bloom")))
+    normed = HookedModel.from_hf(sharp_model("bloom", apply_residual_connection_post_layernorm=True))
+    assert "do not add up" in refusal(lambda: Decomposer.of(normed))
     bridge = HookedModel.from_transformer_lens(opened("gpt2").to_transformer_lens())
     assert "TransformerLens bridge" in refusal(lambda: Decomposer.of(bridge))
 

@@ -52,10 +52,18 @@ def test_heads_of_a_parallel_block_do_not_reach_their_mlp() -> None:
     assert into == {"embed", "L0H0", "L0H1", "M0"}
 
 
-@pytest.fixture(params=[("",), ("subject", "end")], ids=["together", "places"])
+@pytest.fixture(
+    params=[(("",), False), (("subject", "end"), False), (("",), True), (("subject", "end"), True)],
+    ids=["together", "places", "joined", "joined places"],
+)
 def graph(request: pytest.FixtureRequest) -> Graph:
-    layers = [LayerShape(2, 1), LayerShape(4, 2, is_parallel=True), LayerShape(2, 2, has_mlp=False)]
-    return Graph.of_shape(layers, (EMBED, POS_EMBED)).at_places(request.param)
+    places, joined = request.param
+    layers = [
+        LayerShape(2, 1, is_joined=joined),
+        LayerShape(4, 2, is_parallel=True),
+        LayerShape(2, 2, has_mlp=False, is_joined=joined),
+    ]
+    return Graph.of_shape(layers, (EMBED, POS_EMBED)).at_places(places)
 
 
 def test_names_and_vectors_round_trip(graph: Graph) -> None:
@@ -94,15 +102,20 @@ def walked(graph: Graph, edges: Edges) -> Edges:
     """Which edges lie on a walk from an embedding to the logits, edge by edge.
 
     Nodes are (writer, place) and (reader, place). Values and keys reach their heads at every place, queries and MLPs
-    where they stand.
+    where they stand. Where a norm joins the heads of a layer, what one of them reads reaches what all of them write.
     """
     places = range(len(graph.places))
     feeds: dict[tuple[int, int], list[tuple[int, int]]] = {}  # (reader, place) -> (writer, place)
     for index, part in enumerate(graph.writers):
+        is_joined = part.kind == "head" and graph.layers[part.layer].is_joined  # type: ignore[index]
+        beside = [i for i, one in enumerate(graph.writers) if (one.kind, one.layer) == (part.kind, part.layer)]
         for number, reader in enumerate(graph.inputs_of(part)):
             moves = part.kind == "head" and number > 0
             for place in places:
-                feeds.setdefault((reader, place), []).extend((index, to) for to in places if moves or to == place)
+                reached = [
+                    (at, to) for at in (beside if is_joined else [index]) for to in places if moves or to == place
+                ]
+                feeds.setdefault((reader, place), []).extend(reached)
     embeddings = [(i, p) for i, part in enumerate(graph.writers) if part.layer is None for p in places]
     forward = {("w", *node) for node in embeddings}
     backward = {("r", len(graph.readers) - 1, place) for place in places}

@@ -138,7 +138,7 @@ def test_points_that_do_not_hold_are_refused_with_the_reason(hooked: Any) -> Non
         assert why in caught.value.fix, (family, point)
 
 
-KINDS = ("attn_scores", "pattern", "q", "k", "v")
+KINDS = ("attn_scores", "pattern", "rot_q", "rot_k", "operator")
 
 
 def test_bypassing_architectures_still_give_and_take_z(hooked: Any) -> None:

@@ -152,7 +152,8 @@ def test_what_cannot_be_attributed_is_refused(tmp_path: Path) -> None:
         sharp_model("llama", vocab_size=len(tokenizer)), tokenizer, has_trained_head=False, name="headless"
     )
     seeing = HookedModel.from_hf(sharp_model("vit"), tokenizer, name="vit")
-    unmade = HookedModel.from_hf(sharp_model("bloom", vocab_size=len(tokenizer)), tokenizer, name="bloom")
+    normed = {"vocab_size": len(tokenizer), "apply_residual_connection_post_layernorm": True}
+    unmade = HookedModel.from_hf(sharp_model("bloom", **normed), tokenizer, name="bloom")
     for model, code in ((random, "E402"), (unmade, "E403")):
         with pytest.raises(InterpError) as error:
             dla(model, prompts_file(tmp_path))
