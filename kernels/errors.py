@@ -41,7 +41,7 @@ CODES = {
     "E312": "tokenizers differ",
     "E313": "role or span not found",
     "E314": "image missing or unreadable",
-    "E315": "exact duplicate of another row",
+    "E315": "the prompt is there already, in another row or on the side that chooses",
     "E401": "model has no attention heads",
     "E402": "logits come from a head that was never trained",
     "E403": "hook point not available on this model",
