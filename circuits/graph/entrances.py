@@ -36,7 +36,7 @@ class Entrance:
         weights = torch.cat([reads.weights[part].mT for part in "qkv"]).contiguous()
         if reads.norm is None:
             return cls(reads, None, weights)
-        norm = Norm.of(reads.norm, weights.shape[-1])
+        norm = Norm.of(reads.norm, weights.shape[-1], weights.device)
         if norm is None:
             return None
         norm = replace(norm, gain=norm.gain.to(weights.dtype), bias=norm.bias.to(weights.dtype))

@@ -144,7 +144,7 @@ class _Reading:
         module = main_tower(part).final_norm
         layers = sorted(main_tower(part).blocks)
         stream = record[POST, layers[-1]]
-        norm = None if module is None else Norm.of(module, stream.shape[-1])
+        norm = None if module is None else Norm.of(module, stream.shape[-1], stream.device)
         if norm is None or module is None:
             raise _refused(model, "its last norm is none that we know")
         normed = module(stream.to(part.dtype)).double()

@@ -44,7 +44,7 @@ def matrices(model: HookedModel) -> dict[int, Matrices]:
 
 def _of_layer(model: HookedModel, layer: int) -> Matrices:
     reads, written = Reads.of(model, layer), model.w_out(layer).double()
-    norm = None if reads.norm is None else Norm.of(reads.norm, written.shape[-1])
+    norm = None if reads.norm is None else Norm.of(reads.norm, written.shape[-1], written.device)
     if reads.norm is not None and norm is None:
         raise InterpError(
             "E403",
