@@ -152,7 +152,11 @@ class Tracer:
         for layer, reads in flow.reads.items():
             for kind in (SCORES, PATTERN):
                 flow.model.check_point(point_name(kind, layer))
-            norms[layer] = None if reads.norm is None else Norm.of(reads.norm, flow.model.w_out(layer).shape[-1], flow.model.device)
+            norms[layer] = (
+                None
+                if reads.norm is None
+                else Norm.of(reads.norm, flow.model.w_out(layer).shape[-1], flow.model.device)
+            )
             if reads.norm is not None and norms[layer] is None:
                 raise refused(flow.model, f"what stands before attention in layer {layer} is no norm")
         return cls(flow, norms, settings)

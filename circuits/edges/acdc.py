@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from interp.circuits.edges.attribution import CLEAN, Attribution, Contrast, along_inputs
+from interp.circuits.edges.attribution import CLEAN, Attribution, Contrast, RowScores, along_inputs
 from interp.circuits.edges.downstream import Downstream
-from interp.circuits.edges.masked import TOKENS, MaskedRuns
+from interp.circuits.edges.masked import MaskedRuns
 from interp.circuits.edges.needs import reads_position
 from interp.circuits.edges.search import Order, Search, Skipping
 from interp.circuits.graph.graph import Edges, Scores
@@ -71,7 +71,6 @@ def acdc(
     predicted: Scores | None = None,
     skipping: Skipping | None = None,
     by_parts: bool | None = None,
-    tokens: int = TOKENS,
 ) -> Found:
     """The circuit that ACDC leaves.
 
@@ -81,7 +80,6 @@ def acdc(
         predicted: scores that tell which edges will go; made by EAP where None, and counted.
         skipping: leave edges with small `predicted` unmeasured; None measures all.
         by_parts: follow single parts; None where the model allows it, False begins at layers.
-        tokens: of one forward, at most, where one circuit does not have more.
 
     Raises:
         InterpError: E205 tau is not positive, or no such order.
@@ -92,10 +90,10 @@ def acdc(
     predicted = _guessed(runs) if predicted is None else predicted
     follows = can_follow(runs) if by_parts is None else by_parts
     with torch.no_grad():
-        search = _searched(Search(runs, tau, order, absolute, predicted, skipping, tokens), follows)
+        search = _searched(Search(runs, tau, order, absolute, predicted, skipping), follows)
         if follows and not _holds(search):
             follows, before = False, search
-            search = _searched(Search(runs, tau, order, absolute, predicted, skipping, tokens), follows)
+            search = _searched(Search(runs, tau, order, absolute, predicted, skipping), follows)
             search.trials += before.trials
     return Found(
         search.circuit, search.losses, search.measured, search.whole, float(search.value.mean()), runs.forwards,
@@ -119,13 +117,18 @@ def _holds(search: Search) -> bool:
 def _guessed(runs: MaskedRuns) -> Scores:
     """EAP, or 0, which says that all edges will go, where the metric has no gradient."""
     try:
-        guess = along_inputs(runs.contrast, CLEAN)
+        guesses = runs.by_parts(_eap)
     except InterpError as error:
         if error.code != "E407":
             raise
         return np.zeros(runs.flow.graph.full.shape)
+    return torch.cat(guesses).mean(0).double().cpu().numpy()
+
+
+def _eap(runs: MaskedRuns) -> RowScores:
+    guess = along_inputs(runs.contrast, CLEAN)
     runs.forwards += guess.forwards
-    return guess.scores.mean(0).double().cpu().numpy()
+    return guess.scores
 
 
 def can_follow(runs: MaskedRuns) -> bool:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -41,6 +41,9 @@ CHUNK = 1 << 24
 
 LEAST = 32
 """Tokens that are laid out at a time at least: with fewer, weights are read more often than they are used."""
+
+ACTIVATIONS = 1 << 13
+"""Tokens of a forward along activations, where one writer does not have more."""
 
 PULL = 3.0
 """A forward and a backward, in forwards."""
@@ -80,6 +83,7 @@ class Contrast:
         place_of: class of each position; None where all positions share edges.
         reference: output of the untouched model.
         chunk: bytes of what writers wrote that are laid out at a time, see `LEAST`.
+        tokens: of one forward, at most, where one prompt does not have more; None leaves it to the method.
     """
 
     flow: Flow
@@ -89,10 +93,31 @@ class Contrast:
     place_of: Int[Tensor, "batch pos"] | None = None
     reference: Float[Tensor, "batch d_out"] | None = None
     chunk: int = CHUNK
+    tokens: int | None = None
 
     @property
     def n_places(self) -> int:
         return len(self.flow.graph.places)
+
+    @property
+    def width(self) -> int:
+        """Tokens of a prompt, padding included."""
+        return next(iter(self.clean.embed.values())).shape[1]
+
+    def rows(self, start: int, stop: int) -> Contrast:
+        """Some of the prompts; what stands for all of them still does."""
+
+        def cut(value: Tensor) -> Tensor:
+            return value if len(value) == 1 else value[start:stop]
+
+        return replace(
+            self,
+            question=self.question.rows(start, stop),
+            clean=self.clean.map(cut),
+            ablated=self.ablated.map(cut),
+            place_of=None if self.place_of is None else cut(self.place_of),
+            reference=None if self.reference is None else cut(self.reference),
+        )
 
     def entering(self, share: float) -> Stream:
         """What enters the first layer, between ablated (0) and clean (1)."""
@@ -218,16 +243,12 @@ def gap(contrast: Contrast, found: Attribution) -> float:
     return float(left.abs().sum() / change.abs().sum().clamp(min=1e-30))
 
 
-def along_activations(contrast: Contrast, path: Sequence[Point], tokens: int = 1 << 13) -> Attribution:
-    """EAP-IG along activations: for each writer, runs in which what it wrote lies between ablated and clean.
-
-    Args:
-        tokens: of a forward, at most, where one writer does not have more.
-    """
+def along_activations(contrast: Contrast, path: Sequence[Point]) -> Attribution:
+    """EAP-IG along activations: for each writer, runs in which what it wrote lies between ablated and clean."""
     flow, graph = contrast.flow, contrast.flow.graph
     difference = contrast.clean.minus(contrast.ablated)
     batch, width, d_model = next(iter(difference.embed.values())).shape
-    per_run = max(1, tokens // (batch * width))
+    per_run = min(len(graph.writers), max(1, (contrast.tokens or ACTIVATIONS) // (batch * width)))
     total = torch.zeros((batch, contrast.n_places, *graph.exists.shape), device=flow.model.device)
     values: dict[float, Tensor] = {}
     written = next(iter(difference.embed.values())).new_empty((len(graph.writers), batch, width, d_model))

@@ -91,7 +91,7 @@ class Downstream:
         if part.part == MLP:
             self._run_mlp(found, part.layer, seen, at)
         else:
-            self._run_heads(found, part.layer, {reader: (seen, at)}, circuit)
+            self._run_heads(found, part.layer, {reader: (seen, at)}, circuit, needed)
         after = next(index for index in range(reader + 1, len(self.graph.readers)) if self._is_later(part, index))
         self._spread(found, circuit, needed, after)
         return found
@@ -119,7 +119,7 @@ class Downstream:
             elif part.part == MLP:
                 self._run_mlp(found, part.layer, *pending[index])
             else:
-                self._run_heads(found, part.layer, pending, circuit)
+                self._run_heads(found, part.layer, pending, circuit, needed)
             pending = {}
 
     def _reached(self, found: Branches, circuit: Edges, reader: int) -> Bool[Tensor, "batch pos"]:
@@ -179,9 +179,9 @@ class Downstream:
         found.moved[index], found.at[index] = moved, at
 
     def _run_heads(
-        self, found: Branches, layer: int, pending: Mapping[int, tuple[Tensor, Tensor]], circuit: Edges
+        self, found: Branches, layer: int, pending: Mapping[int, tuple[Tensor, Tensor]], circuit: Edges, needed: Needs
     ) -> None:
-        """The heads of a layer, some of which read something else at some positions."""
+        """The heads of a layer, some of which read something else at some positions; each where what it writes is read."""
         reads, n = self.flow.reads[layer], len(found.values)
         given = {kind: self.heads[layer][kind][None].repeat(n, 1, 1, 1, 1) for kind in "qkv"}
         after = torch.zeros(self.now.shape[:2], dtype=torch.bool, device=self.now.device)
@@ -196,11 +196,13 @@ class Downstream:
         z = torch.where(after[:, :, None, None], z, self.heads[layer]["z"])
         found.heads[layer] = {**given, "z": z}
         first = self.graph.writer_index[f"L{layer}H0"]
-        heads = [one for one in self._heads_moved(layer, list(pending), z) if circuit[:, first + one].any()]
-        for head, moved in zip(heads, self._written(layer, heads, z, attended, after), strict=True):
-            now = self.now[None, :, :, first + head].repeat(n, 1, 1, 1)
-            now[:, after] = moved
-            found.moved[first + head], found.at[first + head] = now, after
+        for head in self._heads_moved(layer, list(pending), z):
+            query = self.graph.inputs_of(self.graph.writers[first + head])[0]
+            at = after & torch.from_numpy(needed[query]).to(after.device)
+            if circuit[:, first + head].any() and at.any():
+                moved = self.now[None, :, :, first + head].repeat(n, 1, 1, 1)
+                moved[:, at] = self._written(layer, head, z, attended, at)
+                found.moved[first + head], found.at[first + head] = moved, at
 
     def _heads_moved(self, layer: int, readers: Sequence[int], z: Tensor) -> list[int]:
         """Heads that write something else: those behind the readers, all of them where a norm joins them."""
@@ -218,12 +220,12 @@ class Downstream:
         return sorted({*behind, *difference.nonzero()[:, 0].tolist()})
 
     def _written(
-        self, layer: int, heads: Sequence[int], z: Tensor, attended: Tensor | None, at: Bool[Tensor, "batch pos"]
-    ) -> list[Float[Tensor, "trial some d_model"]]:
-        """What heads write at some positions, less what they wrote in the clean run."""
+        self, layer: int, head: int, z: Tensor, attended: Tensor | None, at: Bool[Tensor, "batch pos"]
+    ) -> Float[Tensor, "trial some d_model"]:
+        """What a head writes at some positions, less what it wrote in the clean run."""
         clean, w_out = self.contrast.clean.heads[layer], self.flow.model.w_out(layer)
         if attended is not None:
             state = self.flow.head_state(layer, z.flatten(0, 1), attended).unflatten(0, z.shape[:2])
-            return [state[:, :, :, head][:, at] - clean[:, :, head][at] for head in heads]
-        self.parts.count(len(z) * int(at.sum()) * len(heads) * w_out[0].numel())
-        return [(z[:, :, :, head][:, at] - clean[:, :, head][at]) @ w_out[head] for head in heads]
+            return state[:, :, :, head][:, at] - clean[:, :, head][at]
+        self.parts.count(len(z) * int(at.sum()) * w_out[0].numel())
+        return (z[:, :, :, head][:, at] - clean[:, :, head][at]) @ w_out[head]

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from interp.circuits.edges.attribution import Attribution, Contrast
-from interp.circuits.edges.masked import TOKENS, MaskedRun, MaskedRuns, State
+from interp.circuits.edges.masked import MaskedRun, MaskedRuns, State, together
+from interp.circuits.graph.graph import Graph
 
 Progress = Callable[[int, int], None]
 Edge = tuple[int, int, int]
 
 
 @torch.no_grad()
-def exact(contrast: Contrast, *, tokens: int = TOKENS, progress: Progress | None = None) -> Attribution:
+def exact(contrast: Contrast, *, progress: Progress | None = None) -> Attribution:
     """The effect of every edge on every prompt.
 
     Args:
-        tokens: of one forward, where one edge does not have more.
         progress: called with (edges done, all edges).
     """
     graph, runs = contrast.flow.graph, MaskedRuns(contrast)
@@ -31,9 +31,9 @@ def exact(contrast: Contrast, *, tokens: int = TOKENS, progress: Progress | None
     first = MaskedRun(runs, full[None], keep=True)
     whole = runs.measured(first.run())[0]
     scores = torch.zeros((len(whole), *full.shape), dtype=whole.dtype, device=whole.device)
-    most = max(1, tokens // first.state.streams[0][..., 0].numel())
+    most = together(contrast)
     done = 0
-    for begin, edges in by_layer(contrast):
+    for begin, edges in by_layer(graph):
         for start in range(0, len(edges), most):
             some = edges[start : start + most]
             values = without(runs, full, some, begin, first.state)
@@ -45,9 +45,9 @@ def exact(contrast: Contrast, *, tokens: int = TOKENS, progress: Progress | None
     return Attribution(scores, runs.forwards, {1.0: whole})
 
 
-def by_layer(contrast: Contrast) -> Iterator[tuple[int, list[Edge]]]:
+def by_layer(graph: Graph) -> Iterator[tuple[int, list[Edge]]]:
     """Edges by the layer at which a run without them begins."""
-    graph, n = contrast.flow.graph, contrast.flow.n_layers
+    n = len(graph.layers)
     for layer in range(n + 1):
         readers = [index for index, one in enumerate(graph.readers) if one.layer % (n + 1) == layer]
         yield (

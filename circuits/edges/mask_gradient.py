@@ -44,6 +44,15 @@ def mask_gradient(
     Raises:
         InterpError: E407 the metric has no gradient.
     """
+    n = runs.contrast.question.batch.size
+    found = runs.by_parts(lambda part: _part_gradient(part, masks, n))
+    return torch.cat([values for values, _ in found]), torch.stack([pull for _, pull in found]).sum(0)
+
+
+def _part_gradient(
+    runs: MaskedRuns, masks: Float[Tensor, "place writer reader"], n: int
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, "place writer reader"]]:
+    """The same of some of n prompts: their share of the gradient."""
     leaf = masks[None].detach().clone().requires_grad_()
     model = runs.flow.model
     with frozen(model), torch.enable_grad():
@@ -54,6 +63,6 @@ def mask_gradient(
                 f"metric {runs.contrast.question.metric.name!r} has no gradient on {model.name}",
                 fix="choose another metric, such as logit_diff, or a method without gradients: --method exact",
             )
-        (pull,) = torch.autograd.grad(values.mean(), leaf)
+        (pull,) = torch.autograd.grad(values.sum() / n, leaf)
     runs.forwards += PULL - 1
     return values.detach(), pull[0]

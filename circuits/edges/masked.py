@@ -10,10 +10,11 @@ them, read the stream as it is and cost nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -40,6 +41,15 @@ Masks = Float[Tensor, "circuit place writer reader"]
 TOKENS = 1 << 11
 """Tokens of one forward, where one circuit does not have more: more of them leave the caches of a CPU, and take twice as
 long on `mini`."""
+
+
+Found = TypeVar("Found")
+
+
+def together(contrast: Contrast, tokens: int = TOKENS) -> int:
+    """Circuits that run side by side on these prompts."""
+    allowed = tokens if contrast.tokens is None else min(tokens, contrast.tokens)
+    return max(1, allowed // (contrast.question.batch.size * contrast.width))
 
 
 @dataclass(eq=False)
@@ -71,11 +81,34 @@ class MaskedRuns:
     def flow(self) -> Flow:
         return self.contrast.flow
 
+    @cached_property
+    def parts(self) -> list[MaskedRuns]:
+        """Some prompts at a time, as many as `Contrast.tokens` allows."""
+        contrast, n = self.contrast, self.contrast.question.batch.size
+        most = n if contrast.tokens is None else max(1, contrast.tokens // contrast.width)
+        if most >= n:
+            return [self]
+        return [MaskedRuns(contrast.rows(start, min(start + most, n))) for start in range(0, n, most)]
+
+    def by_parts(self, run: Callable[[MaskedRuns], Found]) -> list[Found]:
+        """What a function gives for each part; what it cost there is counted here."""
+        if len(self.parts) == 1:
+            return [run(self)]
+        found = []
+        for part in self.parts:
+            before = part.forwards
+            found.append(run(part))
+            self.forwards += (
+                (part.forwards - before) * part.contrast.question.batch.size / self.contrast.question.batch.size
+            )
+        return found
+
     def values(self, circuits: Sequence[np.ndarray], tokens: int = TOKENS) -> Float[Tensor, "circuit batch"]:
         """The metric under each circuit, hard masks [place writer reader]."""
-        question = self.contrast.question
-        each = question.batch.size * self.contrast.clean.embed["embed"].shape[1]
-        most = max(1, tokens // each)
+        return torch.cat(self.by_parts(lambda part: part._values(circuits, tokens)), 1)
+
+    def _values(self, circuits: Sequence[np.ndarray], tokens: int) -> Float[Tensor, "circuit batch"]:
+        most = together(self.contrast, tokens)
         found = []
         for start in range(0, len(circuits), most):
             some = np.stack(circuits[start : start + most]).astype(np.float32)

@@ -201,7 +201,7 @@ METHODS = {
         ),
         Method(
             "growth",
-            "how early greedy growth adds the edge",
+            "edges that greedy growth keeps, by what the circuit loses without them, then all others by gradient",
             "edge by edge from the empty circuit, as greedy search over paths",
             lambda contrast, settings: grown(contrast, Growing(budget=settings.budget, size=settings.size)),
             ("budget", "size"),

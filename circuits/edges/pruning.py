@@ -4,13 +4,18 @@ Bhaskar et al. 2024, Finding Transformer Circuits with Edge Pruning (arXiv 2406.
 2018, arXiv 1712.01312), each edge's own. What is minimised is the divergence of the circuit's output from the whole model's,
 or minus the metric, and a Lagrangian that holds the expected share of edges at a target, which moves from all edges to
 the share asked for: L = loss + a (s - t) + b (s - t)^2, a and b climbing where the masks descend.
+
+The share swings about its target: a goes on pushing for as many steps as it took to build up, since each is about as long
+as the learning rate. After 100 steps for .3 and .1 of the edges it was .380 and .026 on `compiled-sort` under zero, after 200
+.300 and .095. Where the loss needs more edges than are asked for it stays above: .192 and .194 for .1 on `planted-and` under
+zero, of whose edges .297 are true. The circuit that is returned has the size asked for in any case.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,7 +24,7 @@ from torch import Tensor
 
 from interp.circuits.edges.attribution import PULL, Attribution, Contrast
 from interp.circuits.edges.gradients import frozen
-from interp.circuits.edges.masked import MaskedRuns
+from interp.circuits.edges.masked import MaskedRuns, Masks
 from interp.circuits.graph.graph import Edges, Scores
 from interp.hooks.metrics import metric
 from interp.kernels.errors import InterpError
@@ -133,7 +138,8 @@ def prune(
     graph = contrast.flow.graph
     scores = graph.matrix(learned.logits.detach().cpu().double().numpy())
     circuit = largest(graph.full, scores, max(1, round(how.size * graph.n_edges)))
-    return Pruned(scores, circuit, learned, run.runs.forwards, run.runs.values([circuit])[0])
+    value = run.runs.values([circuit])[0]
+    return Pruned(scores, circuit, learned, run.runs.forwards, value)
 
 
 def attributed(contrast: Contrast, how: Pruning, start: Scores | None = None) -> Attribution:
@@ -169,14 +175,13 @@ class _Run:
     """The machinery of one learning."""
 
     def __init__(self, contrast: Contrast, how: Pruning) -> None:
+        self.model, self.graph, question = contrast.flow.model, contrast.flow.graph, contrast.question
+        if how.loss == "kl" and contrast.reference is None:
+            most = max(1, (contrast.tokens or question.batch.size * contrast.width) // contrast.width)
+            contrast = replace(contrast, reference=question.clean(self.model, 0, question.batch.size, most))
         self.contrast, self.how, self.runs = contrast, how, MaskedRuns(contrast)
-        self.model, self.graph = contrast.flow.model, contrast.flow.graph
         self.device, self.dtype = self.model.device, self.model.dtype
         self.full = torch.from_numpy(self.graph.full).to(self.device)
-        question = contrast.question
-        self.whole = contrast.reference
-        if how.loss == "kl" and self.whole is None:
-            self.whole = question.clean(self.model, 0, question.batch.size, question.batch.size)
 
     def begun(self, start: Scores | None) -> Learning:
         """The first state."""
@@ -198,13 +203,14 @@ class _Run:
         losses, sizes = list(state.losses), list(state.sizes)
         with frozen(self.model), torch.enable_grad():
             for step in range(state.step, until):
-                loss = self._loss(logits, random)
+                masks = self._masks(logits, random)
+                loss, pull = self._loss(masks)
                 size = expected(logits).mean()
                 beyond = size - self.how.target(step)
                 optimiser.zero_grad()
-                (loss + multipliers[0] * beyond + multipliers[1] * beyond**2).backward()
+                ((masks * pull).sum() + multipliers[0] * beyond + multipliers[1] * beyond**2).backward()
                 optimiser.step()
-                losses, sizes = [*losses, float(loss.detach())], [*sizes, float(size.detach())]
+                losses, sizes = [*losses, loss], [*sizes, float(size.detach())]
                 if progress is not None:
                     progress(step + 1, self.how.steps)
         done = max(until, state.step)
@@ -212,17 +218,29 @@ class _Run:
             logits.detach(), multipliers.detach(), done, optimiser.state_dict(), random.get_state(), losses, sizes
         )
 
-    def _loss(self, logits: Vector, random: torch.Generator) -> Tensor:
-        """Of masks drawn anew."""
+    def _masks(self, logits: Vector, random: torch.Generator) -> Masks:
+        """Drawn anew."""
         samples = self.how.samples
         noise = torch.rand(samples, len(logits), generator=random).clamp(1e-6, 1 - 1e-6).to(logits)
         masks = torch.zeros(samples, *self.full.shape, device=self.device, dtype=self.dtype)
-        masks = masks.masked_scatter(self.full.expand_as(masks), drawn(logits, noise))
-        outputs = self.runs.outputs(masks)
-        self.runs.forwards += samples * (PULL - 1)
+        return masks.masked_scatter(self.full.expand_as(masks), drawn(logits, noise))
+
+    def _loss(self, masks: Masks) -> tuple[float, Masks]:
+        """The loss of masks, and its gradient at them; prompts go together as far as `Contrast.tokens` allows."""
+        leaf, n = masks.detach().requires_grad_(), self.contrast.question.batch.size
+        found = self.runs.by_parts(lambda part: self._part_loss(part, leaf, n))
+        return sum(loss for loss, _ in found), torch.stack([pull for _, pull in found]).sum(0)
+
+    def _part_loss(self, runs: MaskedRuns, leaf: Masks, n: int) -> tuple[float, Masks]:
+        """The same of some of n prompts: their share."""
+        outputs, samples = runs.outputs(leaf), self.how.samples
+        runs.forwards += samples * (PULL - 1)
         if self.how.loss == "metric":
-            return -self.runs.measured(outputs).mean()
-        question = self.contrast.question
-        assert self.whole is not None
-        kept = metric("kl")
-        return -torch.stack([kept(one, question.answer, question.distractor, self.whole) for one in outputs]).mean()
+            kept = runs.measured(outputs)
+        else:
+            question, whole = runs.contrast.question, runs.contrast.reference
+            divergence = metric("kl")
+            kept = torch.stack([divergence(one, question.answer, question.distractor, whole) for one in outputs])
+        loss = -kept.sum() / (n * samples)
+        (pull,) = torch.autograd.grad(loss, leaf)
+        return float(loss.detach()), pull

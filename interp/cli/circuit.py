@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from interp.cli.ablate import resume_line
 from interp.cli.lists import words
 from interp.cli.questions import Asked, BatchSize, MetricName, Out, Overwrite
-from interp.cli.results import finish
+from interp.cli.results import run_data, tell
 from interp.cli.terminal import Terminal
 from interp.kernels.errors import InterpError
 
 if TYPE_CHECKING:
     from interp.circuits.edges.methods import Settings
+    from interp.discovery.result import Circuit
 
 MethodName = Annotated[str, typer.Option("--method", help="How edges are scored; --methods lists all.")]
 ListMethods = Annotated[bool, typer.Option("--methods", help="List the methods and stop.")]
@@ -42,6 +45,12 @@ Budget = Annotated[int | None, typer.Option("--budget", min=1, help="MiB that sc
 NRandom = Annotated[int, typer.Option("--random", min=0, help="Random circuits of the circuit's size.")]
 WithChecks = Annotated[
     bool, typer.Option("--checks", help="Also test hypotheses and search for parts that hide each other; minutes.")
+]
+Explain = Annotated[
+    int, typer.Option("--explain", min=0, help="Look for subspaces that carry this many of the strongest edges.")
+]
+PassportNames = Annotated[
+    str, typer.Option("--passports", help="Of its heads: 'all fitting', or names of scorers; adds minutes.")
 ]
 RoleNames = Annotated[
     str, typer.Option("--roles", help="Ask scorers what the heads do: names, or 'usual'; adds seconds to minutes.")
@@ -79,6 +88,8 @@ def circuit(
     batch_size: BatchSize = 32,
     budget: Budget = None,
     checks: WithChecks = False,
+    explain: Explain = 0,
+    passports: PassportNames = "",
     roles: RoleNames = "",
     scores: ScoreFile = None,
     export: Export = [],  # noqa: B006  (typer reads it, nobody writes it)
@@ -103,29 +114,39 @@ def circuit(
         judge = replace(asked, task_args=args).make_task(terminal.seed + 1)
     folder = asked.folder(out, f"circuit-{method}", overwrite=overwrite)
 
+    from interp.discovery.roles import ROLES
     from interp.discovery.run import circuit as run
+    from interp.passport.families import EVERY, FITTING
 
     settings = read_settings(method, setting, terminal.seed)
 
     model = asked.open()
-    with terminal.following("prompts scored") as progress:
+    with resume_line(terminal, folder), terminal.following("prompts scored") as progress:
         result = run(
             model, task, method=method, ablation=ablation, size=size, threshold=threshold, faithful=faithful,
             absolute=not signed, positions=positions, judge=judge, scores=scores, metric=metric, settings=settings,
-            n_random=random, checks=checks, batch_size=batch_size, budget=budget, seed=terminal.seed, truncate=asked.truncate,
+            n_random=random, checks=checks, explain=explain, passports=passports if passports in ("", FITTING, EVERY) else words(passports), batch_size=batch_size, budget=budget, seed=terminal.seed, truncate=asked.truncate,
             first_token=asked.first_token, command=terminal.command,
-            progress=progress,
+            roles=ROLES if roles == "usual" else words(roles), progress=progress, out=folder, overwrite=overwrite,
         )  # fmt: skip
-    if roles:
-        from interp.discovery.roles import ROLES, score_roles
+    conclude(terminal, result, folder, export, report)
 
-        result = result.with_roles(*score_roles(model, task, ROLES if roles == "usual" else words(roles)))
+
+def conclude(terminal: Terminal, result: Circuit, folder: Path, export: Sequence[str], report: str | None) -> None:
+    """Say what a stored run says, and write what else was asked for."""
     data = {
         "edges": result.n_edges, "of": result.graph.n_edges, "faithfulness": list(result.faithfulness), "beaten_by": result.beaten_by,
         "random": len(result.random), "cpr": list(result.cpr), "cmd": list(result.cmd), "heads": result.heads,
-        "ablations": result.ablation_table(),
+        "ablations": result.ablation_table(), "parts": result.parts_frame().to_dict("records"),
+        "explained": [one.record() for one in result.explained],
+        "passports": None if result.passports is None else result.passports.record(),
     }  # fmt: skip
-    finish(terminal, result, folder, result.table(), data, prompts=f"{len(result.prompts)} judge", overwrite=overwrite)
+    tell(terminal, result, result.table(), f"{len(result.prompts)} judge")
+    for caption, (columns, rows) in result.asked_tables().items():
+        terminal.say(f"{caption}:")
+        terminal.table(columns, rows)
+    terminal.say(f"run:    {folder}")
+    terminal.emit({**run_data(result, folder), **data})
     for path in export:
         from interp.discovery.exports import export as write_for
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +11,7 @@ import typer
 
 from interp.cli.ablate import Address, conclude, resume_line
 from interp.cli.terminal import Terminal
+from interp.kernels.errors import InterpError
 
 
 def resume(
@@ -22,12 +25,38 @@ def resume(
     address: Address = None,
 ) -> None:
     """Finish a run that was interrupted, failed in part or was damaged; what is stored and sound is kept."""
-    from interp.ablation.resume import resume as go_on
+    from interp.sweeps.ledger import kind_of
 
     folder = new_run or run
+    if kind_of(run) == "circuit":
+        if changed := changes(executor, workers, address):
+            what = f"{', '.join(f'--{name}' for name in changed)} for a circuit, which one process finds"
+            raise InterpError("E205", what, where=str(run), fix=f"interp resume {run}")
+        return resume_circuit(terminal, run, new_run)
+
+    from interp.ablation.resume import resume as go_on
+
     with resume_line(terminal, folder), terminal.following("edits") as progress:
         result = go_on(run, new_run=new_run, progress=progress, **changes(executor, workers, address))
     conclude(terminal, result, folder)
+
+
+def resume_circuit(terminal: Terminal, run: Path, new_run: Path | None) -> None:
+    """Finish a circuit, with the files that its command asked for beside the run."""
+    from interp.cli.circuit import conclude as tell
+    from interp.discovery.resume import resume as go_on
+
+    folder = new_run or run
+    with resume_line(terminal, folder), terminal.following("prompts scored") as progress:
+        result = go_on(run, new_run=new_run, progress=progress)
+    report = values_of(result.run.command, "--report")
+    tell(terminal, result, folder, values_of(result.run.command, "--export"), report[-1] if report else None)
+
+
+def values_of(command: str, option: str) -> list[str]:
+    """What a command that was stored with a run gives an option."""
+    words = shlex.split(command)
+    return [value for word, value in pairwise(words) if word == option]
 
 
 def changes(executor: str | None, workers: int | None, address: str | None) -> dict[str, Any]:

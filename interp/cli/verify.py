@@ -25,9 +25,12 @@ def verify(
         raise damaged(found)
     shards = f"{found.shards - len(found.missing)} of {found.shards} shards" if found.shards else "no shards"
     if not found.finished:
+        there = (
+            f"{shards} have values, {len(found.failed)} failed" if found.shards else f"{found.kept} answers are kept"
+        )
         raise InterpError(
             "E502",
-            f"unfinished: {shards} have values, {len(found.failed)} failed; what there is is sound",
+            f"unfinished: {there}; what there is is sound",
             where=str(run),
             fix=f"interp resume {run}",
         )
@@ -37,7 +40,11 @@ def verify(
 
 def damaged(found: Check) -> InterpError:
     """All files that are not what was written."""
-    fix = f"interp resume {found.path}" if found.shards else "run it again, with --overwrite"
+    from interp.circuits.runfolder import PLAN
+
+    is_lost = any(problem.file == PLAN for problem in found.problems)
+    can_resume = found.shards or not (found.finished or is_lost)
+    fix = f"interp resume {found.path}" if can_resume else "run it again, with --overwrite"
     errors = [
         InterpError("E701", f"{problem.file} {problem.what}", where=str(found.path), fix=fix)
         for problem in found.problems

@@ -74,3 +74,10 @@ class Choice:
         enough = faithful([one.edges for one in finer]) >= wanted
         chosen = finer[int(enough.argmax())] if enough.any() else found[first]
         return chosen, f"the first size that keeps {wanted:g} of the metric's gap on the prompts that choose"
+
+
+def largest(scores: Scores, edges: Edges, k: int | None) -> list[tuple[int, int, int]]:
+    """Place, writer and reader of the k edges of a circuit with the largest scores in size; of all where k is None."""
+    places = np.argwhere(edges)
+    order = np.argsort(-np.abs(scores[edges]), kind="stable")[:k]
+    return [(int(place), int(writer), int(reader)) for place, writer, reader in places[order]]

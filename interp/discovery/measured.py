@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from interp.circuits.judging.curves import Area, curve
 from interp.circuits.judging.faithfulness import Row
+
+ENDS = np.array([0.0, 1.0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +39,11 @@ class Curves:
         """Share of the gap that mean metrics keep."""
         full, empty = self.full.mean(), self.empty.mean()
         return np.asarray((metric - empty) / (full - empty))
+
+    def kept(self, values: Float[np.ndarray, " prompt"], seed: int) -> Area:
+        """Share of the gap that one circuit keeps, with its interval."""
+        found = curve(np.stack([values, self.full]), self.full, self.empty, ENDS, ENDS, seed=seed)
+        return Area(float(found.f[0]), float(found.low[0]), float(found.high[0]))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from interp.circuits.edges.attribution import Attribution, Contrast
 from interp.circuits.edges.methods import Method, Settings, find_method
 from interp.circuits.edges.replacements import REPLACEMENTS
 from interp.discovery.choice import Choice
+from interp.discovery.passports import check_scorers
 from interp.kernels.errors import InterpError, suggest
 
 
@@ -28,6 +30,8 @@ class Request:
         n_random: random circuits of the circuit's size.
         n_curve: random circuits of each size of the curve.
         checks: whether further tests are run.
+        explain: how many of the strongest edges are explained.
+        passports: scorers of the heads' passports; '' for none.
         budget: MiB that scoring may hold; None for any number.
         scores: file that holds the scores, where nothing is scored.
     """
@@ -45,11 +49,16 @@ class Request:
     seed: int
     budget: int | None = None
     scores: Path | None = None
+    explain: int = 0
+    passports: str | Sequence[str] = ""
 
     def __post_init__(self) -> None:
         if self.n_curve < 1 or self.n_random < 0 or self.batch_size < 1:
             what = f"n_curve {self.n_curve}, n_random {self.n_random}, batch_size {self.batch_size}"
             raise InterpError("E205", what, fix="at least one random circuit of each size, and one prompt at a time")
+        if self.explain < 0:
+            raise InterpError("E205", f"explain {self.explain}", fix="a number of edges, or 0")
+        check_scorers(self.passports)
         for name in (self.ablation, *self.beside):
             if name not in REPLACEMENTS:
                 raise InterpError("E201", f"no ablation {name!r}", fix=suggest(name, REPLACEMENTS))
@@ -83,6 +92,8 @@ class Request:
             "n_random": self.n_random,
             "n_curve": self.n_curve,
             "checks": self.checks,
+            "explain": self.explain,
+            "passports": self.passports,
             "batch_size": self.batch_size,
         }
 

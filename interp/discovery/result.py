@@ -17,10 +17,15 @@ from interp.circuits.results import Result, RunInfo
 from interp.circuits.runfolder import RunFolder, RunWriter
 from interp.circuits.tables import interval, number
 from interp.discovery.checks import Checks
+from interp.discovery.choice import largest
+from interp.discovery.explained import Explained, Subspace
 from interp.discovery.measured import Curves, Measured, Steadiness
+from interp.discovery.parts import PartOfCircuit, Without, parts_of
+from interp.discovery.passports import Passports
 from interp.discovery.record import as_record, from_record, numbers_of, roles_of
 from interp.discovery.roles import Roles
-from interp.discovery.text import headline, refutations, remarks
+from interp.discovery.tables import SHOWN, Table, asked_tables, edge_frame, failed, page_tables, part_frame
+from interp.discovery.text import headline, remarks
 from interp.hooks.examples import Drop
 from interp.kernels.errors import InterpError
 
@@ -31,15 +36,8 @@ if TYPE_CHECKING:
     from interp.report.circuit.nodes import Drawing
     from interp.report.circuit.picture import Svg
 
-ABLATION_COLUMNS = ("ablation", "model", "circuit", "no edges", "kept", "interval", "note")
-FAILED_COLUMNS = ("prompt", "model", "circuit", "no edges")
-REFUTED_COLUMNS = ("claim", "would be refuted by", "seen")
-CHECK_COLUMNS = ("test", "value", "interval", "held against", "p", "verdict")
-JOINT_COLUMNS = ("parts", "each alone", "together", "beyond the sum", "interval", "q")
-ROLE_COLUMNS = ("scorer", "prompts", "claimed heads", "of them in the circuit", "by chance", "p", "note")
-NUMBERS, TABLE = "numbers.safetensors", "ablations.jsonl"
+NUMBERS, TABLE, PASSPORTS = "numbers.safetensors", "ablations.jsonl", "passports.json"
 RANKINGS = ("absolute", "signed")
-SHOWN = 12
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -56,12 +54,15 @@ class Circuit(Result):
         curves: circuits of growing size.
         values: metric of the circuit on the prompts that judge.
         random: mean metric of random circuits of as many edges.
+        without: metric of the circuit without each of its heads and MLPs; `parts` reads it.
         beside: the circuit under other replacements than the one it was chosen for.
         prompts: those that judge.
         drops: prompts left out.
         stability: of the ranking, over halves of the prompts that chose: see `Steadiness`; None without their scores.
         roles: what scorers call the heads; None where they were not asked.
         checks: further tests; None where they were not asked for.
+        explained: what the strongest edges carry, as many as were asked for.
+        passports: every verdict on each head; None where they were not asked for.
     """
 
     kind: ClassVar[str] = "circuit"
@@ -77,12 +78,15 @@ class Circuit(Result):
     curves: Curves
     values: Float[np.ndarray, " prompt"]
     random: Float[np.ndarray, " draw"]
+    without: Without
     beside: tuple[Measured, ...] = field(default=())
     prompts: tuple[PromptRecord, ...] = field(default=())
     drops: tuple[Drop, ...] = field(default=())
     stability: Steadiness | None = None
     roles: Roles | None = None
     checks: Checks | None = None
+    explained: tuple[Subspace, ...] = ()
+    passports: Passports | None = None
 
     @property
     def n_edges(self) -> int:
@@ -96,11 +100,7 @@ class Circuit(Result):
     @cached_property
     def faithfulness(self) -> Area:
         """Share of the metric's gap that the circuit keeps on the prompts that judge, with its interval."""
-        ends = np.array([self.share, 1.0])
-        seed = self.run.seeds["evidence"]
-        both = np.stack([self.values, self.curves.full])
-        found = curve(both, self.curves.full, self.curves.empty, ends, ends, seed=seed)
-        return Area(float(found.f[0]), float(found.low[0]), float(found.high[0]))
+        return self.curves.kept(self.values, self.run.seeds["evidence"])
 
     @property
     def ablations(self) -> tuple[Measured, ...]:
@@ -151,6 +151,18 @@ class Circuit(Result):
         """The same for MLPs."""
         return self._writers("mlp")
 
+    @property
+    def names(self) -> Mapping[str, tuple[str, ...]]:
+        """What its heads are called, by roles or else by passports; heads without a name are left out."""
+        if self.roles is not None or self.passports is None:
+            return {} if self.roles is None else self.roles.names
+        return {one.head: tuple(label.name for label in one.labels) for one in self.passports.heads if one.labels}
+
+    @cached_property
+    def parts(self) -> tuple[PartOfCircuit, ...]:
+        """Heads and MLPs that write an edge of the circuit, the one that costs most first."""
+        return parts_of(self)
+
     def _writers(self, kind: str) -> dict[str, float]:
         total = np.abs(np.where(self.edges, self.scores, 0.0)).sum((0, 2))
         is_in = np.any(self.edges, axis=(0, 2))
@@ -175,9 +187,7 @@ class Circuit(Result):
 
     def lines(self, k: int | None) -> list[list[str]]:
         """The edges of the circuit by the size of their score."""
-        places = np.argwhere(self.edges)
-        order = np.argsort(-np.abs(self.scores[self.edges]), kind="stable")[:k]
-        return [self._line(*map(int, places[index])) for index in order]
+        return [self._line(*edge) for edge in largest(self.scores, self.edges, k)]
 
     def _line(self, place: int, writer: int, reader: int) -> list[str]:
         at = (place, writer, reader)
@@ -196,22 +206,11 @@ class Circuit(Result):
 
     def to_frame(self) -> pd.DataFrame:
         """One row an edge of the graph: place, writer, reader, score, standard error, q, whether it is in the circuit."""
-        import pandas as pd
+        return edge_frame(self)
 
-        places, writers, readers = np.nonzero(self.graph.full)
-        at = self.graph.full
-        return pd.DataFrame(
-            {
-                "edge": self.graph.labels(),
-                "place": [self.graph.places[index] for index in places],
-                "writer": [self.graph.writers[index].label for index in writers],
-                "reader": [self.graph.readers[index].label for index in readers],
-                "score": self.scores[at],
-                "standard_error": self.standard_errors[at],
-                "q": self.q[at],
-                "in_circuit": self.edges[at],
-            }
-        )
+    def parts_frame(self) -> pd.DataFrame:
+        """One row a head or MLP of the circuit, see `parts`."""
+        return part_frame(self)
 
     def plot(self) -> go.Figure:
         """Faithfulness over the size of the circuit, beside circuits that say nothing of the mechanism."""
@@ -224,13 +223,21 @@ class Circuit(Result):
 
         random = {f"{len(self.random)} random circuits of {self.n_edges} edges": random_circuits(self)}
         parts = {"What the parts of the circuit write": strongest_parts(self)} if self.n_edges else {}
-        return {**super().figures(), **(random if len(self.random) else {}), **parts}
+        verdicts = {} if self.passports is None or not self.passports.heads else self._verdicts()
+        return {**super().figures(), **(random if len(self.random) else {}), **parts, **verdicts}
+
+    def _verdicts(self) -> dict[str, go.Figure]:
+        from interp.report.circuit.passports import passport_map
+
+        assert self.passports is not None
+        return {"What scorers and ablations say of its heads (a dot: claimed)": passport_map(self.passports)}
 
     def drawings(self) -> dict[str, Drawing]:
         from interp.report.circuit.nodes import drawing
 
-        names = {} if self.roles is None else {head: found[0] for head, found in self.roles.names.items()}
-        return {"The circuit": drawing(self.graph, self.scores, self.edges, names)} if self.n_edges else {}
+        names = {head: found[0] for head, found in self.names.items()}
+        notes = {one.label: f"without it the circuit keeps {number(one.kept.value)}" for one in self.parts}
+        return {"The circuit": drawing(self.graph, self.scores, self.edges, names, notes)} if self.n_edges else {}
 
     def svg(self) -> Svg:
         """The circuit as a picture that stands by itself, light or dark as the reader's screen is; notebooks show it.
@@ -244,41 +251,16 @@ class Circuit(Result):
             raise InterpError("E206", "the circuit has no edge to draw", fix="choose a larger circuit")
         return circuit_svg(next(iter(self.drawings().values())))
 
-    def tables(self) -> dict[str, tuple[Sequence[str], list[list[str]]]]:
-        found: dict[str, tuple[Sequence[str], list[list[str]]]] = {
-            "Under each ablation": (ABLATION_COLUMNS, self.ablation_table()),
-            "Prompts on which the circuit falls short": (FAILED_COLUMNS, self.failed()),
-            "What would refute it": (REFUTED_COLUMNS, refutations(self)),
-        }
-        if self.checks is not None:
-            found["Tests of the circuit"] = (CHECK_COLUMNS, self.checks.tested())
-            caption = f"Parts that stand in for each other ({self.checks.tried} pairs of {self.checks.idle} idle parts)"
-            found[caption] = (JOINT_COLUMNS, self.checks.shared_work())
-        if self.roles is not None:
-            rows = [
-                [
-                    one.scorer,
-                    one.task,
-                    str(one.claimed),
-                    str(one.inside),
-                    number(one.expected),
-                    number(one.p),
-                    one.note,
-                ]  # fmt: skip
-                for one in self.roles.shares
-            ]
-            found["Do scorers claim the heads of the circuit?"] = (ROLE_COLUMNS, rows)
-        return found
+    def tables(self) -> dict[str, Table]:
+        return page_tables(self)
+
+    def asked_tables(self) -> dict[str, Table]:
+        """Those of them that stand there only where they were asked for, and that a terminal shows too."""
+        return asked_tables(self)
 
     def failed(self, k: int = SHOWN) -> list[list[str]]:
         """Prompts of which the circuit keeps least: text, metric of the model, of the circuit, and with no edge."""
-        kept = self.values - self.curves.full
-        order = np.argsort(kept, kind="stable")[:k]
-        columns = (self.curves.full, self.values, self.curves.empty)
-        return [
-            ["".join(self.prompts[index].tokens), *(number(float(column[index])) for column in columns)]
-            for index in map(int, order)
-        ]
+        return failed(self, k)
 
     def with_roles(self, results: Sequence[Result], refused: Mapping[str, str] | None = None) -> Circuit:
         """The same with what scorers call its heads; `interp.discovery.roles.score_roles` asks them.
@@ -301,6 +283,8 @@ class Circuit(Result):
             "edges": self.edges.astype(np.uint8), "values": self.values, "random": self.random,
             **{f"curves.{name}": value for name, value in vars(self.curves).items() if name != "beside"},
             **{f"beside.{name}": value for name, value in self.curves.beside.items()},
+            **{f"without.{name}": value for name, value in vars(self.without).items()},
+            **{f"explained.{index}": one.basis for index, one in enumerate(self.explained)},
         }  # fmt: skip
         tensors = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
         writer.write_tensors(NUMBERS, tensors, {"axes": "place writer reader"})
@@ -310,7 +294,13 @@ class Circuit(Result):
         steady = None if self.stability is None else asdict(self.stability)
         roles = None if self.roles is None else asdict(self.roles)
         checks = None if self.checks is None else asdict(self.checks)
-        return {"graph": as_record(self.graph), "stability": steady, "roles": roles, "checks": checks}
+        explained = [one.record() for one in self.explained]
+        if self.passports is not None:
+            writer.write_json(PASSPORTS, self.passports.record())
+        return {
+            "graph": as_record(self.graph), "stability": steady, "roles": roles, "checks": checks,
+            "explained": explained, "passports": self.passports is not None,
+        }  # fmt: skip
 
     @classmethod
     def read_files(cls, run: RunFolder) -> dict[str, Any]:
@@ -318,15 +308,16 @@ class Circuit(Result):
         shaped = ("scores", "standard_errors", "q", "edges")
         if wrong := [name for name in shaped if found[name].shape != graph.full.shape]:
             raise InterpError("E701", f"{wrong[0]} in {NUMBERS} does not fit the graph", where=str(run.path))
-        curves, beside = (
+        curves, beside, without = (
             {name.removeprefix(start): value for name, value in found.items() if name.startswith(start)}
-            for start in ("curves.", "beside.")
+            for start in ("curves.", "beside.", "without.")
         )
         return {
             "graph": graph,
             **{name: found[name] for name in ("scores", "standard_errors", "q", "values", "random")},
             "edges": found["edges"].astype(bool),
             "curves": Curves(**curves, beside=beside),
+            "without": Without(**without),
             "beside": tuple(Measured(**numbers_of(line)) for line in run.read_lines(TABLE)),
             "prompts": tuple(
                 PromptRecord(**{**one, "tokens": tuple(one["tokens"])}) for one in run.read_lines(PROMPTS)
@@ -334,5 +325,10 @@ class Circuit(Result):
             "drops": tuple(Drop(**line) for line in run.read_lines(DROPS)),
             "stability": None if (steady := run.manifest["stability"]) is None else Steadiness(**numbers_of(steady)),
             "checks": None if (checks := run.manifest["checks"]) is None else Checks.from_record(checks),
+            "explained": tuple(
+                Subspace(Explained.from_record(one), found[f"explained.{index}"])
+                for index, one in enumerate(run.manifest["explained"])
+            ),
+            "passports": Passports.from_record(run.read_json(PASSPORTS)) if run.manifest["passports"] else None,
             "roles": None if (roles := run.manifest["roles"]) is None else roles_of(roles),
         }

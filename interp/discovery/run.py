@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,37 +15,51 @@ import numpy as np
 from interp.ablation.asking import prompt_records
 from interp.circuits.edges.attribution import Contrast
 from interp.circuits.edges.methods import Method, Settings
-from interp.circuits.edges.plan import PLANNED, EdgePlan, Shape
+from interp.circuits.edges.plan import ALONG_INPUTS, EdgePlan
 from interp.circuits.edges.plan import plan as planned
 from interp.circuits.edges.replacements import StandIn, stand_in
+from interp.circuits.edges.shape import Shape
+from interp.circuits.files import digest
 from interp.circuits.graph.flow import Flow
 from interp.circuits.graph.graph import Edges, Scores
 from interp.circuits.judging.baselines import drawn, shuffled
 from interp.circuits.judging.comparison import compared, permuted_scores
 from interp.circuits.judging.curves import curve
-from interp.circuits.judging.faithfulness import Row, faithfulness
+from interp.circuits.judging.faithfulness import faithfulness
 from interp.circuits.judging.selection import SHARES, Selection, sizes, top_n
 from interp.circuits.judging.significance import edge_evidence
 from interp.circuits.judging.stability import resampled_stability
 from interp.circuits.judging.trials import Trials
 from interp.circuits.results import RunInfo, environment
 from interp.discovery.checks import Checks
-from interp.discovery.choice import Choice
+from interp.discovery.choice import Choice, largest
+from interp.discovery.explained import Explained, Subspace, explained
 from interp.discovery.exports import read_scores
+from interp.discovery.kept import KeptTrials
 from interp.discovery.measured import Curves, Measured, Steadiness
-from interp.discovery.proof import as_record, prove
+from interp.discovery.parts import Without
+from interp.discovery.passports import Passports, passports_of
+from interp.discovery.proof import ProofRow, as_record, prove
+from interp.discovery.record import roles_of
 from interp.discovery.request import Request
 from interp.discovery.result import RANKINGS, Circuit
+from interp.discovery.roles import Roles, score_roles
 from interp.discovery.sides import Side, both_sides
+from interp.discovery.storage import on_disk
+from interp.heads import scorer
 from interp.hooks.metrics import Metric
 from interp.hooks.naive import Progress
 from interp.kernels.errors import InterpError
+from interp.sweeps.entries import Entry
+from interp.sweeps.ledger import Ledger
 from interp.tasks.base import Task
 
 if TYPE_CHECKING:
     from interp.hooks.model import HookedModel
 
 BESIDE = ("zero", "mean", "mean-positional")
+NOT_ASKED = ("model", "task", "judge", "progress", "out", "overwrite", "resume")
+"""Arguments of `circuit` that are no settings."""
 ENDS = np.array([0.0, 1.0])
 
 
@@ -68,6 +82,9 @@ def circuit(
     n_random: int = 100,
     n_curve: int = 10,
     checks: bool = False,
+    explain: int = 0,
+    passports: str | Sequence[str] = "",
+    roles: Sequence[str] = (),
     batch_size: int = 32,
     budget: int | None = None,
     seed: int = 0,
@@ -75,6 +92,9 @@ def circuit(
     first_token: bool = False,
     command: str = "",
     progress: Progress | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
 ) -> Circuit:
     """Find the edges of a model that do a task, and judge them.
 
@@ -94,55 +114,91 @@ def circuit(
         metric: a name in `interp.hooks.metrics`; None is the task's own.
         settings: of the method, see `interp.circuits.edges.methods.Settings`; each method reads its own.
         beside: other replacements that the finished circuit is judged under.
-        n_random: random circuits of the circuit's size.
+        n_random: random circuits of the circuit's size; and at most as many that lack random edges, beside those that lack
+            one part.
         n_curve: random circuits of each size of the curve.
         checks: test hypotheses about the circuit, and search the model for parts that stand in for each other; minutes.
+        explain: for how many of the circuit's strongest edges a subspace is looked for that carries what they do, with the
+            runs that prove it; on the first `batch_size` prompts of either side, seconds an edge.
+        passports: scorers of the passports of the circuit's heads, as `interp.passport` takes them: 'all fitting', or names;
+            minutes. '' makes none.
+        roles: scorers that are asked what the heads do, such as those in `interp.discovery.roles.ROLES`; seconds to
+            minutes.
         batch_size: prompts that are scored at a time.
-        budget: MiB that scoring may hold beside the weights; fewer prompts go together where it asks for that. What is
-            held is planned before anything runs, for methods that take gradients along a path of embeddings.
+        budget: MiB that scoring may hold beside the weights; fewer prompts, circuits and tokens go together where it
+            asks for that. What is held is planned before any prompt of the task runs.
         seed: of intervals and random circuits.
         command: what a reader can type to repeat the run.
         progress: called with (prompts scored, all of them).
+        out: folder of the run. What takes time is kept there as it is found, see `interp.discovery.storage`, so that a
+            run that was ended can be resumed; a search that decides edge after edge (ACDC, growth, pruning) is kept as
+            a whole. None keeps all in memory.
+        overwrite: replace the run that is in `out`.
+        resume: go on with the run that is in `out`, which must have been asked the same.
 
     Raises:
-        InterpError: E201 unknown name; E203, E205 settings that do not fit; E303 to E313 for the prompts; E402, E407 a
-            metric that is not defined, has no gradient, or has no gap between the model and the model without edges;
-            E403 a model that cannot be taken apart; E404 edges are not taken out as they should be; E603 a budget that
-            does not hold one prompt.
+        InterpError: E201 unknown name; E203, E205 settings that do not fit; E204 `out` holds something else; E303 to
+            E313 for the prompts; E402, E407 a metric that is not defined, has no gradient, or has no gap between the
+            model and the model without edges; E403 a model that cannot be taken apart; E404 edges are not taken out as
+            they should be; E602, E604 `out` cannot be written or is in use; E603 a budget that does not hold one
+            prompt; E703 resumed with other settings.
     """
+    asked = {name: value for name, value in locals().items() if name not in NOT_ASKED}
     started, clock = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), time.monotonic()
+    if out is None and (overwrite or resume):
+        raise InterpError("E205", "settings of a stored run, and no folder", fix="name one with out=")
+    for name in roles:
+        scorer(name)  # refused now rather than after minutes
     if size is None and threshold is None and faithful is None:
         faithful = 0.85
     choice = Choice(size, threshold, faithful, absolute)
     request = Request.make(
         method, settings or Settings(seed=seed), seed, ablation=ablation, choice=choice, positions=positions,
         beside=tuple(name for name in beside if name != ablation), n_random=n_random, n_curve=n_curve,
-        checks=checks, batch_size=batch_size, budget=budget,
+        checks=checks, explain=explain, passports=passports, batch_size=batch_size, budget=budget,
     )  # fmt: skip
     chooses, judges = both_sides(
         model, task, judge, metric, ablation, positions, truncate=truncate, first_token=first_token
     )
     if scores is not None:
         request = request.with_scores(scores)
-    found = Discovery(model, request, chooses, judges, progress).result()
-    run = replace(found.run, command=command, started=started, seconds=round(time.monotonic() - clock, 3))
-    return replace(found, run=run)
+    discovery = Discovery(model, request, chooses, judges, progress, tuple(roles))
+
+    def make() -> Circuit:
+        result = discovery.result()
+        seconds = round(time.monotonic() - clock, 3)
+        return replace(result, run=replace(result.run, command=command, started=started, seconds=seconds))
+
+    if out is None:
+        return make()
+    return on_disk(discovery, make, Path(out), judge, asked, overwrite=overwrite, resume=resume)
 
 
 @dataclass(frozen=True, eq=False)
 class Discovery:
-    """One discovery, stage by stage."""
+    """One discovery, stage by stage.
+
+    Attributes:
+        roles: scorers that are asked about the circuit's heads.
+        ledger: keeps what takes time, in a run with a folder.
+    """
 
     model: HookedModel
     request: Request
     chooses: Side
     judges: Side
     progress: Progress | None = None
+    roles: tuple[str, ...] = ()
+    ledger: Ledger = field(default_factory=Ledger)
 
     @cached_property
     def flow(self) -> Flow:
         flow = Flow.of(self.model)
         return replace(flow, graph=flow.graph.at_places(self.chooses.places))
+
+    @cached_property
+    def plan(self) -> EdgePlan | None:
+        return self._plan()
 
     def _plan(self) -> EdgePlan | None:
         """What scoring will hold (E603 a budget that is too small); None without a budget, or where nothing is scored."""
@@ -153,7 +209,7 @@ class Discovery:
         return planned(
             flow.graph, Shape.of(flow), prompts=len(self.chooses), width=width, method=request.method.name,
             settings=request.settings, paired=request.ablation == "resample",
-            behind_norm=any(norm is not None for norm in flow.norms.values()), budget=request.budget << 20,
+            behind_norm=any(norm is not None for norm in flow.norms.values()), flow=flow, budget=request.budget << 20,
         )  # fmt: skip
 
     @cached_property
@@ -162,20 +218,32 @@ class Discovery:
         return stand_in(self.request.ablation, self.flow, self.chooses.posed)
 
     @cached_property
+    def proof(self) -> list[ProofRow]:
+        """That edges are taken out as they should be (E404)."""
+        return prove(self.flow, self.chooses.posed, self.stand)
+
+    @cached_property
     def choosing(self) -> Trials:
-        return Trials(self.flow, self.chooses.posed, self.stand, prompts=self.request.batch_size)
+        return self._trials("chooses", self.chooses)
 
     @cached_property
     def judging(self) -> Trials:
-        return Trials(self.flow, self.judges.posed, self.stand, prompts=self.request.batch_size)
+        return self._trials("judges", self.judges)
+
+    def _trials(self, name: str, side: Side) -> Trials:
+        size = self.request.batch_size
+        return KeptTrials(self.flow, side.posed, self.stand, prompts=size, ledger=self.ledger, side=name)
+
+    @cached_property
+    def ends(self) -> tuple[np.ndarray, np.ndarray]:
+        """On the prompts that choose and on those that judge, the metric of the model and with no edge in (E407)."""
+        return self._ends(self.choosing), self._ends(self.judging)
 
     def result(self) -> Circuit:
         """All stages."""
         graph, request = self.flow.graph, self.request
-        plan = self._plan()
-        proof = prove(self.flow, self.chooses.posed, self.stand)
-        ends = self._ends(self.choosing)
-        self._ends(self.judging)
+        plan, proof = self.plan, self.proof
+        ends, _ = self.ends
         per_prompt, forwards = self._scores(plan)
         evidence = edge_evidence(graph, per_prompt, seed=request.seed) if len(per_prompt) > 1 else None
         scores = per_prompt.mean(0) if evidence is None else evidence.mean
@@ -184,7 +252,7 @@ class Discovery:
         circuit_values = self.judging([chosen.edges])[0]
         table, notes = self._beside(chosen.edges)
         nothing = np.full_like(scores, np.nan)
-        return Circuit(
+        found = Circuit(
             run=self._run_info(proof, how, chosen, forwards, notes, plan),
             graph=graph,
             scores=scores,
@@ -194,12 +262,16 @@ class Discovery:
             curves=curves,
             values=circuit_values,
             random=self._random(int(chosen.edges.sum())),
+            without=Without.of(graph, chosen.edges, self.judging, request.n_random, request.seed),
             beside=table,
             prompts=prompt_records(self.model, self.judges.pairs)[self.judges.start : self.judges.stop],
             checks=self._checks(chosen.edges),
+            explained=self._explained(scores, chosen.edges),
             stability=self._stability(per_prompt, int(chosen.edges.sum())),
             drops=tuple(dict.fromkeys((*self._drops(self.chooses), *self._drops(self.judges)))),
         )
+        found = replace(found, roles=self._roles(found)) if self.roles else found
+        return replace(found, passports=self._passports(found)) if request.passports else found
 
     def _ends(self, trials: Trials) -> np.ndarray:
         """The metric of the model and with no edge in (E407 where the two are not told apart)."""
@@ -218,22 +290,68 @@ class Discovery:
         rows, forwards = [], 0.0
         size = self.request.batch_size if method.by_prompt else len(self.chooses)
         size = size if plan is None else min(size, plan.batch)
-        same = size == self.request.batch_size  # then these prompts have been recorded
-        trials = self.choosing if same else Trials(self.flow, self.chooses.posed, self.stand, prompts=size)
-        done = 0
-        for contrast in trials.contrasts:
-            found, n = method.run(contrast, self.request.settings), contrast.question.batch.size
-            rows.append(found.scores.float().cpu().numpy())
-            forwards += found.forwards * n / len(self.chooses)
-            done += n
+        tokens = None if plan is None else plan.tokens
+        for start in range(0, len(self.chooses), size):
+            stop = min(start + size, len(self.chooses))
+            asked = {"what": "scores", "prompts": [start, stop]}
+            found = self.ledger.kept(asked, partial(self._batch_scores, start, stop, tokens))
+            rows.append(found.arrays["scores"])
+            forwards += found.data["forwards"] * (stop - start) / len(self.chooses)
             if self.progress is not None:
-                self.progress(done, len(self.chooses))
+                self.progress(stop, len(self.chooses))
         return np.concatenate(rows), forwards
+
+    def _batch_scores(self, start: int, stop: int, tokens: int | None) -> Entry:
+        """Scores of some prompts, and what they cost in forwards of one of them."""
+        size = self.request.batch_size
+        if start % size == 0 and stop == min(start + size, len(self.chooses)):  # these prompts have been recorded
+            contrast = self.choosing.contrasts[start // size]
+        else:
+            contrast = self.stand.contrast(self.flow, self.chooses.posed.rows(start, stop))
+        found = self.request.method.run(replace(contrast, tokens=tokens), self.request.settings)
+        return Entry({"scores": found.scores.float().cpu().numpy()}, {"forwards": found.forwards})
+
+    def _roles(self, found: Circuit) -> Roles:
+        """What scorers call the heads of the circuit."""
+
+        def asked() -> Entry:
+            results, refused = score_roles(self.model, self.chooses.task, self.roles)
+            return Entry(data=asdict(Roles.of([*found.heads], results, refused)))
+
+        what = {"what": "roles", "scorers": self.roles, "heads": [*found.heads]}
+        return roles_of(self.ledger.kept(what, asked).data)
+
+    def _passports(self, found: Circuit) -> Passports:
+        """What each question about heads says of each head of the circuit."""
+        request, heads = self.request, [*found.heads]
+
+        def asked() -> Entry:
+            made = passports_of(self.model, heads, self.chooses.task, request.passports, batch_size=request.batch_size)
+            return Entry(data=made.record())
+
+        what = {"what": "passports", "scorers": request.passports, "heads": heads}
+        return Passports.from_record(self.ledger.kept(what, asked).data)
 
     def _checks(self, edges: Edges) -> Checks | None:
         """Further tests, on the prompts that judge."""
         asked = self.request.checks and bool(edges.any())
         return Checks.of(self.flow.graph, edges, self.judging, self.request.seed) if asked else None
+
+    def _explained(self, scores: Scores, edges: Edges) -> tuple[Subspace, ...]:
+        """What the strongest edges carry, on as many prompts of either side as go together."""
+        asked = largest(scores, edges, self.request.explain)
+        return tuple(self._subspace(self.flow.graph.label(*at), float(scores[at])) for at in asked)
+
+    def _subspace(self, edge: str, score: float) -> Subspace:
+        """What one edge carries."""
+
+        def asked() -> Entry:
+            chosen, judged = self.choosing.contrasts[0], self.judging.contrasts[0]
+            found = explained(chosen, judged, edge, score, self.request.seed)
+            return Entry({"basis": found.basis}, found.record())
+
+        kept = self.ledger.kept({"what": "explained", "edge": edge}, asked)
+        return Subspace(Explained.from_record(kept.data), kept.arrays["basis"])
 
     def _stability(self, per_prompt: np.ndarray, n: int) -> Steadiness | None:
         """Of the best edges, as many as the circuit has; None where scores do not come prompt by prompt."""
@@ -258,9 +376,8 @@ class Discovery:
         wanted = [int(share * graph.n_edges) for share in shares]
         found = {name: [top_n(graph, scores, n, absolute=name == "absolute") for n in wanted] for name in RANKINGS}
         rescored = {}
-        if method.name in PLANNED:  # a pass or two more
-            score = partial(_mean_scores, method, request.settings)
-            rescored["permuted heads"] = permuted_scores(self.judging, score, request.seed)
+        if method.name in ALONG_INPUTS:  # a pass or two more
+            rescored["permuted heads"] = self.ledger.kept({"what": "permuted heads"}, self._permuted).arrays["scores"]
         held = compared(
             self.judging,
             found["absolute"],
@@ -275,6 +392,11 @@ class Discovery:
         beside |= {name: one.f[None] for name, one in held.others.items()}
         return Curves(np.array(shares), actual, values, held.full, held.empty, beside)
 
+    def _permuted(self) -> Entry:
+        """Scores of the model whose heads write through each other's weights."""
+        score = partial(_mean_scores, self.request.method, self.request.settings)
+        return Entry({"scores": permuted_scores(self.judging, score, self.request.seed)})
+
     def _random(self, n: int) -> np.ndarray:
         """Mean metric of random circuits of n edges."""
         graph = self.flow.graph
@@ -283,21 +405,26 @@ class Discovery:
 
     def _beside(self, edges: Edges) -> tuple[tuple[Measured, ...], list[str]]:
         """The circuit under other replacements, and notes on those that these prompts do not allow."""
-        rows: list[Row] = []
-        notes = []
+        rows, notes = [], []
         for name in self.request.beside:
-            try:
-                found = faithfulness(
-                    self.flow, {"circuit": edges}, self.judges.posed, self.chooses.posed,
-                    replacements=[name], seed=self.request.seed,
-                )  # fmt: skip
-            except InterpError as error:
-                if error.code != "E205":
-                    raise
-                notes.append(f"Not judged under {name}: {error.what}.")
-                continue
-            rows += found.rows
-        return tuple(Measured.of(row) for row in rows), notes
+            asked = {"what": "beside", "name": name, "edges_sha256": digest(edges.tobytes())}
+            found = self.ledger.kept(asked, partial(self._under, name, edges)).data
+            rows += [Measured(**row) for row in found["rows"]]
+            notes += found["notes"]
+        return tuple(rows), notes
+
+    def _under(self, name: str, edges: Edges) -> Entry:
+        """The circuit under another replacement, or why these prompts do not allow it."""
+        try:
+            found = faithfulness(
+                self.flow, {"circuit": edges}, self.judges.posed, self.chooses.posed,
+                replacements=[name], seed=self.request.seed,
+            )  # fmt: skip
+        except InterpError as error:
+            if error.code != "E205":
+                raise
+            return Entry(data={"rows": [], "notes": [f"Not judged under {name}: {error.what}."]})
+        return Entry(data={"rows": [asdict(Measured.of(row)) for row in found.rows], "notes": []})
 
     def _run_info(
         self, proof: Any, how: str, chosen: Selection, forwards: float, notes: Sequence[str], plan: EdgePlan | None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from interp.circuits.tables import interval, number
+import numpy as np
+
+from interp.circuits.tables import counted, interval, number
 
 if TYPE_CHECKING:
     from interp.discovery.result import Circuit
@@ -34,6 +36,7 @@ def remarks(found: Circuit) -> list[str]:
         shown = ", ".join(list(parts)[:MOST]) or "none"
         more = f" and {len(parts) - MOST} more" if len(parts) > MOST else ""
         lines.append(f"{name}: {shown}{more}")
+    lines += needed(found)
     cpr, cmd = found.cpr, found.cmd
     lines.append(
         f"CPR {number(cpr.value)} {interval(cpr.low, cpr.high)}, CMD {number(cmd.value)} {interval(cmd.low, cmd.high)}"
@@ -47,6 +50,22 @@ def remarks(found: Circuit) -> list[str]:
         kept = f"keeps {number(row.f)} {interval(row.low, row.high)}"
         lines.append(f"under {row.replacement} ablation: {row.note or kept}")
     return lines
+
+
+def needed(found: Circuit) -> list[str]:
+    """What is lost without single parts, beside as many random edges of others."""
+    if not found.parts:
+        return []
+    most = found.parts[0]
+    line = f"without {most.label} {number(most.kept.value)} {interval(most.kept.low, most.kept.high)} is kept"
+    if most.random:
+        line += f", without as many random edges of other parts {number(float(np.median(most.random)))}"
+    tried = [one for one in found.parts if one.random]
+    if not tried:
+        return [line]
+    telling, chance = sum(one.stands_out for one in tried), sum(1 / (len(one.random) + 1) for one in tried)
+    more = f"{telling} of {counted(len(tried), 'part')} cost more than every random set of edges"
+    return [f"{line}; {more} (by chance {number(chance)})"]
 
 
 def refutations(found: Circuit) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""What a head writes towards the answer, under every way of drawing prompts."""
+"""What heads write towards the answer, under every way of drawing prompts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,16 @@ ATTRIBUTION = "direct logit attribution"
 
 
 def direct_readings(
-    model: HookedModel, head: HeadId, settings: Sequence[Setting], sweeps: Ablations, step: Callable[[], None]
-) -> tuple[list[Reading], dict[str, str]]:
-    """Direct attribution, setting by setting; why not where the logits are no sum over parts."""
-    if head.tower:
-        return [], {ATTRIBUTION: "it is no head of the tower that writes the logits"}
-    readings = list[Reading]()
+    model: HookedModel,
+    heads: Sequence[HeadId],
+    settings: Sequence[Setting],
+    sweeps: Ablations,
+    step: Callable[[], None],
+) -> tuple[dict[str, list[Reading]], dict[str, str]]:
+    """Direct attribution of each head, setting by setting; why not where the logits are no sum over parts."""
+    readings: dict[str, list[Reading]] = {head.label: [] for head in heads}
+    if any(head.tower for head in heads):
+        return readings, {ATTRIBUTION: "it is no head of the tower that writes the logits"}
     for setting in settings:
         try:
             found = dla(
@@ -35,13 +39,14 @@ def direct_readings(
         except InterpError as error:
             return readings, {ATTRIBUTION: misfit(error)}
         rows = [found.labels.index(label) for label in found.heads]
-        readings.append(
-            of_effect(
-                ATTRIBUTION, DIRECT, setting.name, setting.task.name, evidence=found.evidence,
-                row=found.labels.index(head.label), effects=found.effects,
-                prompts=[prompt.id for prompt in found.prompts], among=found.evidence.mean[rows],
-                place=found.heads.index(head.label),
-            )
-        )  # fmt: skip
+        for label, own in readings.items():
+            own.append(
+                of_effect(
+                    ATTRIBUTION, DIRECT, setting.name, setting.task.name, evidence=found.evidence,
+                    row=found.labels.index(label), effects=found.effects,
+                    prompts=[prompt.id for prompt in found.prompts], among=found.evidence.mean[rows],
+                    place=found.heads.index(label),
+                )
+            )  # fmt: skip
         step()
     return readings, {}

@@ -1,8 +1,8 @@
-"""What a head's ablation costs under several operators, from one sweep."""
+"""What the ablation of heads costs under several operators, from one sweep."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -39,8 +39,8 @@ class Effects:
     """What the sweep of one setting gave.
 
     Attributes:
-        readings: of the head, one an operator.
-        controls: its matched heads.
+        readings: of each head, one an operator.
+        controls: matched heads of each.
         baseline: mean metric of the untouched model.
         does_task: whether that is beyond chance; True where the metric has no known chance.
         can_claim: whether there were prompts enough for any claim.
@@ -51,8 +51,8 @@ class Effects:
         left_out: operator -> why it was not asked.
     """
 
-    readings: tuple[Reading, ...]
-    controls: tuple[str, ...]
+    readings: Mapping[str, tuple[Reading, ...]]
+    controls: Mapping[str, tuple[str, ...]]
     baseline: float
     does_task: bool
     can_claim: bool
@@ -65,10 +65,10 @@ class Effects:
 
 @dataclass(frozen=True, eq=False)
 class Ablations:
-    """Ablation of one head and of its matched controls, under all operators in one sweep."""
+    """Ablation of heads of one tower and of their matched controls, under all operators in one sweep."""
 
     model: HookedModel
-    head: HeadId
+    heads: tuple[HeadId, ...]
     operators: tuple[str, ...]
     n_controls: int
     batch_size: int
@@ -77,10 +77,14 @@ class Ablations:
 
     def __post_init__(self) -> None:
         for name in self.operators:
-            Settings((self.head.label,), name)
+            Settings(self.labels, name)
         if not self.operators or len(set(self.operators)) < len(self.operators):
             fix = suggest("", OPERATORS)
             raise InterpError("E205", f"operators {list(self.operators)}", where="passport", fix=fix)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(head.label for head in self.heads)
 
     def run(self, setting: Setting, *, prove: bool) -> Effects:
         """Effects on the metric of the setting's task.
@@ -97,26 +101,25 @@ class Ablations:
         proof = self._proven(pairs, left_out) if prove else ()
         operators = tuple(name for name in self.operators if name not in left_out)
         shared = Shared(self.model, pairs, metric, self.batch_size)
-        controls = Controls.match(shared, (self.head,), self.n_controls)
+        controls = Controls.match(shared, self.heads, self.n_controls)
         baseline, values = self._swept(shared, controls.measured, operators)
         prompts = tuple(example.id for example in pairs.examples)
         effects = baseline[None] - values
-        own = controls.measured.index(self.head)
-        n = len(operators)
-        others = [place for place, head in enumerate(controls.measured) if head.label in controls.labels[own]]
-        matched = [
-            tuple(place * n + row % n for place in others) if row // n == own else () for row in range(len(effects))
-        ]
+        n, matched = len(operators), _matched(controls, len(operators))
         evidence = judge(effects, baseline, matched, gate=metric.name in CHANCE_IS_ZERO, seed=self.seed)
-        readings = tuple(
-            of_effect(
-                f"{ABLATION}: {name}", ABLATION, setting.name, setting.task.name, evidence=evidence,
-                row=own * n + place, effects=effects, prompts=prompts,
+        readings = {
+            head.label: tuple(
+                of_effect(
+                    f"{ABLATION}: {name}", ABLATION, setting.name, setting.task.name, evidence=evidence,
+                    row=controls.measured.index(head) * n + place, effects=effects, prompts=prompts,
+                )
+                for place, name in enumerate(operators)
             )
-            for place, name in enumerate(operators)
-        )  # fmt: skip
+            for head in self.heads
+        }  # fmt: skip
+        others = dict(zip((head.label for head in controls.measured), controls.labels, strict=True))
         return Effects(
-            readings, controls.labels[own], float(np.nanmean(baseline)), evidence.does_task, evidence.can_claim,
+            readings, {label: others[label] for label in self.labels}, float(np.nanmean(baseline)), evidence.does_task, evidence.can_claim,
             task_record(setting.task, found, pairs, metric), pairs, proof,
             (*found.notes, *pairs.warnings, *controls.notes), left_out,
         )  # fmt: skip
@@ -136,11 +139,11 @@ class Ablations:
         """A canary for each hook point; operators at points that the model does not have are left out."""
         points: dict[str, list[str]] = {}
         for name in self.operators:
-            points.setdefault(Settings((self.head.label,), name).point, []).append(name)
+            points.setdefault(Settings(self.labels, name).point, []).append(name)
         rows: list[CanaryRow] = []
         for point, names in points.items():
             try:
-                rows += canary(self.model, point, (self.head,), pairs.clean)
+                rows += canary(self.model, point, self.heads, pairs.clean)
             except InterpError as error:
                 left_out.update(dict.fromkeys(names, misfit(error)))
         return tuple(rows)
@@ -165,3 +168,11 @@ class Ablations:
             (table,), _ = run_units(work, [unit])
             values[unit.first : unit.last, unit.start : unit.stop] = table
         return baseline, torch.from_numpy(values).nan_to_num(posinf=np.nan, neginf=np.nan, nan=np.nan).numpy()
+
+
+def _matched(controls: Controls, n: int) -> list[tuple[int, ...]]:
+    """Rows that each row is compared with: its head's controls under the same of n operators."""
+    place = {head.label: index for index, head in enumerate(controls.measured)}
+    return [
+        tuple(place[label] * n + operator for label in labels) for labels in controls.labels for operator in range(n)
+    ]

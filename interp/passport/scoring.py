@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from interp.heads.attention import AttentionScorer
-from interp.heads.result import HeadScores
 from interp.heads.run import Scoring
 from interp.heads.scorer import Scorer
 from interp.heads.weights.base import WeightScorer
@@ -35,11 +34,11 @@ class Scored:
     """What came of all scorers.
 
     Attributes:
-        readings: setting by setting.
+        readings: of each head, setting by setting.
         left_out: scorer -> why it has no reading at all, or under which setting it has none.
     """
 
-    readings: list[Reading] = field(default_factory=list)
+    readings: dict[str, list[Reading]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
 
@@ -57,21 +56,21 @@ def misfit(error: InterpError) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """The scorers of one passport.
+    """The scorers of passports of heads of one tower.
 
     Attributes:
         n: prompts that scorers draw of tasks of their own.
     """
 
     model: HookedModel
-    head: HeadId
+    heads: tuple[HeadId, ...]
     n: int | None
     batch_size: int
     truncate: bool
 
     def run(self, scorers: Sequence[Scorer], settings: Sequence[Setting]) -> Scored:
-        """Readings of one head from the scores of all; scorers that do not fit the first setting are not tried again."""
-        done = Scored()
+        """Readings of these heads from the scores of all; scorers that do not fit the first setting are not tried again."""
+        done = Scored({head.label: [] for head in self.heads})
         fitting = [one for one in scorers if not self._is_elsewhere(one, done)]
         for place, setting in enumerate(settings):
             chosen = [one for one in fitting if one.name not in done.left_out and (not place or _again(one, setting))]
@@ -86,12 +85,12 @@ class Scores:
 
     @property
     def _tower(self) -> str:
-        """All heads that the head is ranked among."""
-        return f"{self.head.tower}.all" if self.head.tower else "all"
+        """All heads that these are ranked among."""
+        return f"{self.heads[0].tower}.all" if self.heads[0].tower else "all"
 
     def _is_elsewhere(self, scorer: Scorer, done: Scored) -> bool:
         """Whether it is about heads of another tower."""
-        if scorer.sees == bool(self.head.tower):
+        if scorer.sees == bool(self.heads[0].tower):
             return False
         done.left_out[scorer.name] = f"it is about heads that read {'pictures' if scorer.sees else 'text'}"
         return True
@@ -111,10 +110,8 @@ class Scores:
             except InterpError as error:
                 done.left_out[name if first else f"{name}, {setting.name}"] = misfit(error)
                 continue
-            done.readings.append(self._reading(result, one, setting))
-
-    def _reading(self, result: HeadScores, scorer: Scorer, setting: Setting) -> Reading:
-        return of_scores(result, self.head.label, family(scorer), setting.name)
+            for label, readings in done.readings.items():
+                readings.append(of_scores(result, label, family(one), setting.name))
 
 
 def _again(scorer: Scorer, setting: Setting) -> bool:

@@ -16,14 +16,17 @@ PACKAGES = ("torch", "transformers", "numpy")
 
 
 @cache
-def code_version() -> dict[str, str | None]:
+def code_version(folders: tuple[str, ...] = FOLDERS) -> dict[str, str | None]:
     """Version of interp, SHA-256 over its sources, and versions of packages.
 
     A commit would not do: an installed package has none, and a working tree differs from its commit.
+
+    Args:
+        folders: whose code decides the numbers.
     """
     root = Path(interp.__file__).parent
     sha = hashlib.sha256()
-    for path in sorted(path for folder in FOLDERS for path in (root / folder).rglob("*.py")):
+    for path in sorted(path for folder in folders for path in (root / folder).rglob("*.py")):
         sha.update(f"{path.relative_to(root).as_posix()}\0".encode())
         sha.update(path.read_bytes())
     versions = package_versions()

@@ -131,7 +131,12 @@ def shown(value: Any, limit: int = 60) -> str:
 
 def check_same(planned: Plan, found: Mapping[str, Any], where: str) -> None:
     """Raise E703, with every field that differs, unless a question is the planned one."""
-    changed = differences(planned.config, plain({"schema": SCHEMA, **found}))
+    check_asked(planned.config, plain({"schema": SCHEMA, **found}), where)
+
+
+def check_asked(planned: Mapping[str, Any], found: Mapping[str, Any], where: str) -> None:
+    """The same for two questions as plain data."""
+    changed = differences(planned, found)
     if changed:
         listed = "; ".join(f"{name}: planned {was}, now {now}" for name, was, now in changed)
         raise InterpError(

@@ -13,6 +13,7 @@ from interp.circuits.runfolder import FAILED, PARTS, PLAN, TENSORS, RunFolder, R
 from interp.kernels.errors import InterpError
 from interp.sweeps import parts
 from interp.sweeps.compute import Outcome
+from interp.sweeps.ledger import begun_as
 from interp.sweeps.parts import Part
 from interp.sweeps.plan import Plan, Shard
 
@@ -65,6 +66,9 @@ class SweepFolder:
         if not (path / PLAN).is_file():
             what = "not the folder of a sweep" if not path.is_dir() or any(path.iterdir()) else "an empty folder"
             raise InterpError("E204", f"{what}: no {PLAN}", where=str(path), fix="start it with interp ablate --out")
+        if begun_as(path):
+            fix = "interp resume goes on with it"
+            raise InterpError("E204", "the folder of another kind of run than a sweep", where=str(path), fix=fix)
         try:
             lines = [json.loads(line) for line in (path / PLAN).read_bytes().splitlines()]
             plan = Plan.from_lines(lines, str(path))

@@ -10,6 +10,8 @@ import numpy as np
 
 from interp.circuits.runfolder import MANIFEST, PARTS, PLAN, TEMPORARY, RunFolder
 from interp.kernels.errors import InterpError
+from interp.sweeps import entries
+from interp.sweeps.ledger import Head, begun_as
 from interp.sweeps.merge import merge
 from interp.sweeps.store import SweepFolder
 
@@ -33,6 +35,7 @@ class Check:
         shards: number planned; 0 for a run that was not swept.
         missing: keys of shards without values.
         failed: keys of those of them that were tried.
+        kept: answers of a run that keeps a ledger, while it is unfinished.
         problems: files that are damaged, missing or strange.
     """
 
@@ -42,6 +45,7 @@ class Check:
     missing: tuple[str, ...]
     failed: tuple[str, ...]
     problems: tuple[Problem, ...]
+    kept: int = 0
 
     @property
     def is_whole(self) -> bool:
@@ -62,6 +66,8 @@ def verify(path: str | Path) -> Check:
     problems = list(_damaged_files(path)) if finished else []
     if not (path / PLAN).is_file():
         return Check(path, finished, 0, (), (), tuple(problems))
+    if begun_as(path):
+        return _with_ledger(path, finished, problems)
     try:
         sweep = SweepFolder.open(path)
     except InterpError as error:
@@ -73,6 +79,18 @@ def verify(path: str | Path) -> Check:
     if finished and not missing and not problems:
         problems += _wrong_table(sweep)
     return Check(path, finished, len(sweep.plan.shards), missing, tuple(sweep.failures()), tuple(problems))
+
+
+def _with_ledger(path: Path, finished: bool, problems: list[Problem]) -> Check:
+    """A run that keeps a ledger; once it is finished, what is left of that is of no account."""
+    if finished:
+        return Check(path, finished, 0, (), (), tuple(problems))
+    try:
+        Head.read(path)
+    except InterpError as error:
+        return Check(path, finished, 0, (), (), (problem(PLAN, error),))
+    found = tuple(problem(name, error) for name, error in entries.problems(path))
+    return Check(path, finished, 0, (), (), found, kept=len(entries.keys(path)) - len(found))
 
 
 def _damaged_files(path: Path) -> Iterator[Problem]:

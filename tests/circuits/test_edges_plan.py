@@ -14,8 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from interp.circuits.edges.attribution import Contrast
+from interp.circuits.edges.memory import Memory
 from interp.circuits.edges.methods import METHODS, Settings
-from interp.circuits.edges.plan import EdgePlan, Memory, Shape, plan
+from interp.circuits.edges.plan import EdgePlan, plan
+from interp.circuits.edges.shape import Shape
 from interp.circuits.graph.flow import Flow
 from interp.circuits.graph.graph import Graph, LayerShape
 from interp.hooks.architectures import sharp_model
@@ -110,11 +112,12 @@ def test_a_budget_for_no_prompt_is_refused() -> None:
         plan(flow.graph, Shape.of(flow), prompts=4, batch=4, width=32, budget=1 << 18)
 
 
-def test_other_methods_are_not_planned() -> None:
+def test_what_cannot_be_planned_is_refused() -> None:
     flow = Flow.of(opened("gpt2"))
-    with pytest.raises(InterpError) as caught:
-        plan(flow.graph, Shape.of(flow), prompts=4, width=32, method="exact")
-    assert caught.value.code == "E205"
+    for method in ("exact", "given"):
+        with pytest.raises(InterpError) as caught:
+            plan(flow.graph, Shape.of(flow), prompts=4, width=32, method=method)
+        assert caught.value.code == "E205"
 
 
 LLAMA_3_8B: dict[str, Any] = dict(

@@ -86,6 +86,17 @@ def test_true_edges_are_those_of_an_independent_sweep(case):
     assert (found == case.edges).all()
 
 
+def test_compiled_truths_are_about_the_position_that_is_read():
+    case = next(cases(ground_truths(["compiled-reverse"], ["zero"])))
+    ids = case.posed.question.batch.input_ids
+    assert (case.posed.question.read_at == ids.shape[1] - 1).all()
+    model = case.flow.model.adapter.model
+    read, earlier = (sweep(model, ids, at=at) for at in (slice(-1, None), slice(1, -1)))
+    assert (case.graph.of_labels(mattering(read, 1e-6)) == case.edges).all()
+    assert set(mattering(earlier, 1e-6)) - set(case.truth.labels) == {"embed->M1"}
+    assert measure(case, *contenders(["exact"])).precision == pytest.approx(1.0)
+
+
 def test_labels_of_shared_keys_are_those_of_the_graph():
     case = next(cases(ground_truths(["planted-induction-gqa"], ["resample"]), prompts=2))
     labels = set(case.graph.labels(case.edges))
@@ -112,7 +123,8 @@ def test_every_stated_truth_takes_part():
 def test_every_registered_method_takes_part():
     every = contenders()
     assert {one.method for one in every} - {""} == set(METHODS)
-    assert [one.steps for one in every if one.method == "eap-ig"][: len(STEPS)] == list(STEPS)
+    for integrating in ("eap-ig", "eap-ig-activations", "mask-gradient"):
+        assert [one.steps for one in every if one.method == integrating][: len(STEPS)] == list(STEPS)
     assert len({one.name for one in every}) == len(every)
     assert {one.name for one in every if one.sort != "method"} == {"codes", "tracing", "magnitude", "random"}
 
@@ -237,6 +249,12 @@ def test_ranks_and_means():
     assert any("exact refused m1" in note and "E403" in note for note in notes(bench))
 
 
+def test_truths_about_more_than_the_metric_are_named():
+    learnt = made_up([GOOD], "trained to order")
+    assert [note.split(":")[0] for note in notes(learnt)] == ["m0, zero"] and "distribution" in notes(learnt)[0]
+    assert not notes(made_up([GOOD]))
+
+
 def test_figures_are_never_rounded_up_to_one():
     assert shown(Cell("m", "zero", "eap", 0.9999)) == "0.99" and shown(Cell("m", "zero", "eap", 1 - 1e-12)) == "1"
 
@@ -264,6 +282,13 @@ def test_the_shipped_result_covers_every_truth_and_is_small():
     for truth, stated in zip(found.truths, ground_truths(), strict=True):
         assert truth.true == len(set(stated.labels)) or "gqa" in truth.model
     assert all(cell.error or 0 <= cell.precision <= 1 for cell in found.cells)
+
+
+def test_growth_beats_what_knows_nothing_on_every_truth():
+    found = stored()
+    for truth in found.truths:
+        for control in ("codes", "random"):
+            assert found.precision(truth.name, "growth") > (found.precision(truth.name, control) or 0), truth.name
 
 
 def test_the_shipped_result_comes_out_again():

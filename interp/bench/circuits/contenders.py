@@ -26,10 +26,6 @@ PLAIN = Settings(size=0.3, epochs=100)
 ADAPTIVE = Settings(steps=128, gap=1e-3)
 """Of methods that can take more steps until their scores add up."""
 
-BY_WRITER = frozenset({"eap-ig-activations"})
-"""Methods that integrate for each writer by itself: they have the first number of steps alone, because with the last
-one they would take longer than everything else together."""
-
 DRAWS = 20
 """Random rankings, whose figures are averaged."""
 
@@ -95,7 +91,7 @@ def _rows(method: Method) -> list[Contender]:
     )
     if not {"steps", "rule"} <= set(method.settings):
         return [plain]
-    told = {f"{n} steps": Settings(steps=n) for n in (STEPS[:1] if method.name in BY_WRITER else STEPS)}
+    told = {f"{n} steps": Settings(steps=n) for n in STEPS}
     if "gap" in method.settings:
         told["adaptive"] = ADAPTIVE
     return [

@@ -8,6 +8,7 @@ from interp.bench.circuits.cells import Cell
 from interp.bench.circuits.summary import PERFECT, briefs
 from interp.bench.circuits.table import CircuitBench
 from interp.bench.circuits.truths import Asked
+from interp.bench.circuits.verdicts import LEARNED
 from interp.circuits.tables import counted
 
 BRIEF_COLUMNS = ("kind", "contender", "mean AP", "AP 1.0", "rank", "forwards a prompt", "seconds", "answered")
@@ -34,17 +35,25 @@ def shown(cell: Cell) -> str:
 
 
 def notes(bench: CircuitBench) -> list[str]:
-    """Why contenders refused, and which metrics are not the usual one."""
+    """Why contenders refused, which metrics are not the usual one, and which truths are about more than the metric."""
     errors = sorted((cell.contender, cell.error, cell.truth) for cell in bench.cells if cell.error)
     refused = [
         f"{contender} refused {', '.join(truth for _, _, truth in group)}: {error}."
         for (contender, error), group in groupby(errors, key=lambda one: one[:2])
     ]
-    return refused + [
-        f"{truth.name}: the metric is {truth.metric}, because its prompts have no answers."
-        for truth in bench.truths
-        if truth.metric != "logit_diff"
-    ]
+    return (
+        refused
+        + [
+            f"{truth.name}: the metric is {truth.metric}, because its prompts have no answers."
+            for truth in bench.truths
+            if truth.metric != "logit_diff"
+        ]
+        + [
+            f"{truth.name}: its true edges move the whole distribution at every position that is asked, by more than 3 % of the"
+            " largest divergence; scores are about the last position's answer against one other."
+            for truth in bench.of_kind(LEARNED)
+        ]
+    )
 
 
 def brief_table(bench: CircuitBench) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

@@ -36,8 +36,9 @@ Reads = Mapping[str, str]
 
 NOTE = (
     "'program' lists the edges whose two ends share a dimension of the stream; 'resample' and 'zero' those whose exact "
-    "effect is over a millionth of the largest, in mean squared change of the logits after BOS. Prompts are all of one "
-    "length, so resampling shows nothing of what only counts positions."
+    "effect is over a millionth of the largest, in mean squared change of the logits at the last position, which is what "
+    "the bundled questions ask about. Prompts are all of one length, so resampling shows nothing of what only counts "
+    "positions."
 )
 
 
@@ -127,7 +128,7 @@ class CompiledProgram(Recipe):
             "accuracy": {"clean": self.accuracy(model, clean), "corrupt": self.accuracy(model, corrupt)},
             "largest difference to tracr": round(float((said - torch.tensor(expected["outputs"])).abs().max()), 7),
             "program": differences(self.edges["program"], wiring(plain)),
-            "edges": edge_figures(plain, clean, corrupt, self.edges, floor=self.floor, at=slice(1, None)),
+            "edges": edge_figures(plain, clean, corrupt, self.edges, floor=self.floor, at=slice(-1, None)),
         }
 
     def accuracy(self, model: Any, ids: Int[Tensor, "batch pos"]) -> float:

@@ -14,7 +14,7 @@ COUNTS = tuple(str(number) for number in range(LENGTH + 1))
 
 @dataclass(frozen=True)
 class Reverse(CompiledProgram):
-    """The prompt backwards."""
+    """The prompt backwards. What `embed` gives M1 counts at other positions than the last one, which is asked about."""
 
     name: ClassVar[str] = "compiled-reverse"
     data: ClassVar[str] = "Compiled by tracr from RASP: the prompt backwards. No data."
@@ -27,7 +27,7 @@ class Reverse(CompiledProgram):
     }  # fmt: skip
     resample_edges: ClassVar[Reads] = {"L3H0.v": "embed", "logits": "L3H0"}
     zero_edges: ClassVar[Reads] = {
-        "M0": "embed", "M1": "embed pos_embed M0", "M2": "M1", "L3H0.q": "M2", "L3H0.k": "pos_embed",
+        "M0": "embed", "M1": "pos_embed M0", "M2": "M1", "L3H0.q": "M2", "L3H0.k": "pos_embed",
         "L3H0.v": "embed", "logits": "L3H0",
     }  # fmt: skip
 
