@@ -207,7 +207,7 @@ class Downstream:
     def _heads_moved(self, layer: int, readers: Sequence[int], z: Tensor) -> list[int]:
         """Heads that write something else: those behind the readers, all of them where a norm joins them."""
         shape = self.graph.layers[layer]
-        if self.flow.norms[layer] is not None:
+        if shape.is_joined:
             return list(range(shape.heads))
         first = self.graph.writer_index[f"L{layer}H0"]
         behind = [

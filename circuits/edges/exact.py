@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from interp.circuits.edges.attribution import Attribution, Contrast
-from interp.circuits.edges.masked import MaskedRun, MaskedRuns, State, together
+from interp.circuits.edges.masked import MaskedRuns, together
+from interp.circuits.edges.masked_run import MaskedRun, State
 from interp.circuits.graph.graph import Graph
 
 Progress = Callable[[int, int], None]

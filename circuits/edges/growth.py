@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 
 from interp.circuits.edges.attribution import Attribution, Contrast, points
-from interp.circuits.edges.halves import Side, half
+from interp.circuits.edges.halves import Side
 from interp.circuits.edges.mask_gradient import mask_gradient
 from interp.circuits.edges.ways import strongest, tried, used
 from interp.circuits.graph.graph import Edges, Scores
@@ -118,7 +118,7 @@ class _Growth:
         if n < 2:
             raise InterpError("E205", "one prompt cannot both choose and judge", fix="give at least two")
         self.how, self.graph, self.share = how, contrast.flow.graph, n // 2 / n
-        self.chooser, self.judge = Side(half(contrast, 0, n // 2)), Side(half(contrast, n // 2, n))
+        self.chooser, self.judge = Side(contrast.rows(0, n // 2)), Side(contrast.rows(n // 2, n))
         self.circuit, self.age = self.graph.none, np.zeros(self.graph.full.shape)
         self.steps: list[Step] = []
         self.stopped = ""

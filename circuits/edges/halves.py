@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
-from torch import Tensor
 
 from interp.circuits.edges.attribution import Contrast
 from interp.circuits.edges.masked import MaskedRuns
@@ -42,19 +40,3 @@ class Side:
     def far(self, circuit: Edges) -> float:
         """Mean distance of one circuit."""
         return float(self.distances([circuit]).mean())
-
-
-def half(contrast: Contrast, start: int, stop: int) -> Contrast:
-    """Some of the prompts; what stands for all of them still does."""
-
-    def cut(value: Tensor) -> Tensor:
-        return value if len(value) == 1 else value[start:stop]
-
-    return replace(
-        contrast,
-        question=contrast.question.rows(start, stop),
-        clean=contrast.clean.map(cut),
-        ablated=contrast.ablated.map(cut),
-        place_of=None if contrast.place_of is None else cut(contrast.place_of),
-        reference=None if contrast.reference is None else cut(contrast.reference),
-    )

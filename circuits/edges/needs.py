@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import product
-
 import numpy as np
 import torch
 from jaxtyping import Bool
 
 from interp.circuits.edges.masked import MaskedRuns
-from interp.circuits.graph.flow import Flow
-from interp.circuits.graph.graph import Edges
-from interp.circuits.writes import Part
+from interp.circuits.graph.graph import Edges, Graph
 from interp.hooks.rerun.engine import is_causal
 
 At = Bool[np.ndarray, "batch pos"]
@@ -47,11 +42,11 @@ def place_masks(runs: MaskedRuns) -> Bool[np.ndarray, "place batch pos"]:
     return np.broadcast_to(given, (batch, width))[None] == np.arange(contrast.n_places)[:, None, None]
 
 
-def needs(flow: Flow, circuit: Edges, read: At, at_place: Bool[np.ndarray, "place batch pos"], back: bool) -> Needs:
+def needs(graph: Graph, circuit: Edges, read: At, at_place: Bool[np.ndarray, "place batch pos"], back: bool) -> Needs:
     """Where each reader's input reaches the metric through a circuit.
 
     An MLP and a query are needed where what is made of them is read; keys and values wherever a query that is needed
-    may look. The rest of what a reader reads changes nothing, whatever it is. Heads that one norm stands behind scale each
+    may look. The rest of what a reader reads changes nothing, whatever it is. Heads that a norm joins scale each
     other, so that each is needed where any is.
 
     Args:
@@ -59,30 +54,15 @@ def needs(flow: Flow, circuit: Edges, read: At, at_place: Bool[np.ndarray, "plac
         at_place: which positions belong to each class.
         back: attention looks back alone.
     """
-    graph = flow.graph
     found = np.zeros((len(graph.readers), *read.shape), dtype=bool)
     found[-1] = read
-    for parts in _together(flow):
+    for parts, here, moving in reversed(graph.together):
         wanted = np.zeros_like(read)
-        for part, (place, at) in product(parts, enumerate(at_place)):
-            wanted |= found[circuit[place, graph.writer_index[part.label]]].any(0) & at
-        for part in parts:
-            query, *moving = graph.inputs_of(part)
-            found[query] |= wanted
-            found[moving] |= _visible(wanted, back)
+        for place, at in enumerate(at_place):
+            wanted |= found[circuit[place, parts].any(0)].any(0) & at
+        found[here] |= wanted
+        found[moving] |= _visible(wanted, back)
     return found
-
-
-def _together(flow: Flow) -> Iterator[list[Part]]:
-    """Writers that are computed from something, last first; heads behind one norm together."""
-    heads: list[Part] = []
-    for part in reversed(flow.graph.writers):
-        if part.layer is None:
-            continue
-        heads.append(part)
-        if part.kind == "mlp" or flow.norms[part.layer] is None or part.head == 0:
-            yield heads
-            heads = []
 
 
 def _visible(queries: At, back: bool) -> At:

@@ -1,7 +1,7 @@
 """What passes with edges out hold, measured on short prompts of this model and told for longer and for more of them.
 
 What such a pass holds follows from how many readers mix, from what a model keeps for a backward and from how it makes its
-masks; it grows in proportion to circuits, prompts and tokens, so that three small passes tell it.
+masks; how it grows with circuits, prompts and tokens is told by four small passes.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from interp.circuits.edges.attribution import Contrast
 from interp.circuits.edges.downstream import Downstream
 from interp.circuits.edges.exact import without
 from interp.circuits.edges.mask_gradient import along_masks
-from interp.circuits.edges.masked import MaskedRun, MaskedRuns
+from interp.circuits.edges.masked import MaskedRuns
+from interp.circuits.edges.masked_run import MaskedRun
 from interp.circuits.edges.needs import needs, place_masks, read_positions
 from interp.circuits.edges.pruning import Pruning, prune
-from interp.circuits.edges.shape import WIDTHS
+from interp.circuits.edges.shape import Held, Widths, widths
 from interp.circuits.graph.flow import Flow
 from interp.circuits.question import Question
 from interp.hooks.metrics import metric
@@ -36,29 +37,32 @@ class Pass:
     """Bytes at the peak.
 
     Attributes:
-        token, prompt: of each circuit.
+        prompts: of each circuit, as prompts grow.
         circuit: that do not grow with prompts.
     """
 
-    token: float
-    prompt: float
+    prompts: Held
     circuit: float
 
     def of(self, circuits: int, batch: int, width: int) -> float:
         """For some circuits, side by side on some prompts."""
-        return circuits * (batch * (width * self.token + self.prompt) + self.circuit)
+        return circuits * (self.prompts.of(batch, width) + self.circuit)
 
     @classmethod
-    def fitted(cls, held: Callable[[int, int], int]) -> Pass:
+    def fitted(cls, at: Widths, held: Callable[[int, int], int]) -> Pass:
         """From what is held by one circuit on some prompts of a width."""
-        short, long, two = held(1, WIDTHS[0]), held(1, WIDTHS[1]), held(2, WIDTHS[0])
-        token = max(0.0, (long - short) / (WIDTHS[1] - WIDTHS[0]))
-        prompt = max(0.0, two - short - WIDTHS[0] * token)
-        return cls(token, prompt, max(0.0, short - WIDTHS[0] * token - prompt))
+        one = Held.fitted(at, [held(1, width) for width in at])
+        prompt = max(0.0, held(2, at[0]) - one.of(1, at[0]) - at[0] ** 2 * one.pair - at[0] * one.token)
+        return cls(replace(one, prompt=min(prompt, one.prompt)), max(0.0, one.prompt - prompt))
 
     @classmethod
     def measured(cls, flow: Flow, paired: bool, make: Make) -> Pass:
-        return cls.fitted(lambda batch, width: peak(make(contrast(flow, batch, width, paired))))
+        return cls.fitted(sizes(flow), lambda batch, width: peak(make(contrast(flow, batch, width, paired))))
+
+
+def sizes(flow: Flow) -> Widths:
+    """Tokens of the prompts that are measured."""
+    return widths(flow.model.adapter.model)  # type: ignore[attr-defined]
 
 
 def contrast(flow: Flow, batch: int, width: int, paired: bool) -> Contrast:
@@ -84,10 +88,12 @@ def learning(how: Pruning) -> Make:
 
 
 def circuits(given: Contrast) -> Callable[[], object]:
-    """A circuit with edges out at all readers."""
+    """A circuit that takes most: every reader sees its own sum, and of nearly all writers."""
     runs = MaskedRuns(given)
     assert runs.stood_in
-    return lambda: runs.values([given.flow.graph.none])
+    circuit = given.flow.graph.full.copy()
+    circuit[:, 0] = False
+    return lambda: runs.values([circuit])
 
 
 def single_edge(reader: int) -> Make:
@@ -122,7 +128,7 @@ def state(flow: Flow, paired: bool) -> Pass:
         assert parts.heads
         return live.now
 
-    return Pass.fitted(held)
+    return Pass.fitted(sizes(flow), held)
 
 
 def trial(given: Contrast) -> Callable[[], object]:
@@ -130,7 +136,7 @@ def trial(given: Contrast) -> Callable[[], object]:
     runs, graph = MaskedRuns(given), given.flow.graph
     parts, at_place = Downstream(runs), place_masks(runs)
     read, back = read_positions(runs)
-    needed = np.array(needs(given.flow, graph.full, read, at_place, back))
+    needed = np.array(needs(graph, graph.full, read, at_place, back))
     first = int(np.flatnonzero([reader.part == "v" for reader in graph.readers])[0])
     value = torch.zeros(len(read), device=given.flow.model.device)
 

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from interp.circuits.edges.attribution import PULL, Attribution, Contrast
 from interp.circuits.edges.gradients import frozen
-from interp.circuits.edges.masked import MaskedRuns, Masks
+from interp.circuits.edges.masked import MaskedRuns
+from interp.circuits.edges.masked_run import Masks
 from interp.circuits.graph.graph import Edges, Scores
 from interp.hooks.metrics import metric
 from interp.kernels.errors import InterpError

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from interp.circuits.edges.downstream import Branches, Downstream
-from interp.circuits.edges.masked import MaskedRun, MaskedRuns, together
+from interp.circuits.edges.masked import MaskedRuns, together
+from interp.circuits.edges.masked_run import MaskedRun
 from interp.circuits.edges.needs import Needs, carried, needs, place_masks, read_positions
 from interp.circuits.graph.graph import Scores
 
@@ -84,7 +85,7 @@ class Search:
     def run(self) -> None:
         """Decide every edge."""
         for reader in reversed(range(len(self.graph.readers))):
-            needed = needs(self.runs.flow, self.circuit, self.read, self.places, self.back)
+            needed = needs(self.graph, self.circuit, self.read, self.places, self.back)
             self._visit(reader, needed)
 
     def _visit(self, reader: int, needed: Needs) -> None:

@@ -1,13 +1,13 @@
 """Sizes of a model that decide what scoring edges costs.
 
-Two sizes are measured rather than derived, because every architecture keeps something else for a backward pass: what a
-forward holds, and what a forward and a backward hold, for a token. That takes two short prompts. Of a model without
-weights, whose tensors are fake, the plain passes tell nearly the same.
+What passes hold is measured rather than derived, because every architecture keeps something else for a backward pass. That
+takes three short prompts: some attention holds something for every two tokens. Of a model without weights, whose tensors
+are fake, the plain passes tell nearly the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,31 +22,47 @@ from interp.circuits.question import Question
 from interp.hooks.adapters.huggingface import HuggingFaceAdapter
 from interp.hooks.adapters.structure import find_towers
 from interp.hooks.metrics import metric
+from interp.hooks.reader import n_positions
 from interp.hooks.rerun.cost import Cost
 from interp.hooks.rerun.memory import peak
 from interp.kernels.errors import InterpError
 
-WIDTHS = (16, 48)
-"""Tokens of the two prompts that a shape is measured on."""
+WIDEST = 48
+"""Tokens of the longest prompt that a model is measured on, where it can read as many."""
+
+Widths = tuple[int, int, int]
+
+
+def widths(model: Any) -> Widths:
+    """Tokens of the prompts that a transformers model is measured on."""
+    most = min(WIDEST, n_positions(model.config) or WIDEST)
+    return max(1, most // 3), max(2, 2 * most // 3), max(3, most)
 
 
 @dataclass(frozen=True)
 class Held:
-    """Bytes that a pass holds at its peak, beside the weights."""
+    """Bytes that a pass holds at its peak, beside the weights: for a token, for two tokens of a prompt, and for a prompt."""
 
-    token: float
-    prompt: float
+    token: float = 0.0
+    pair: float = 0.0
+    prompt: float = 0.0
 
     def of(self, batch: int, width: int) -> float:
         """For some prompts of a width."""
-        return batch * (width * self.token + self.prompt)
+        return batch * (width**2 * self.pair + width * self.token + self.prompt)
 
     @classmethod
-    def measured(cls, run: Callable[[int], object]) -> Held:
-        """Of a pass over one prompt of a width: what two widths tell."""
-        short, long = (peak(partial(run, width)) for width in WIDTHS)
-        token = (long - short) / (WIDTHS[1] - WIDTHS[0])
-        return cls(token, max(0.0, short - WIDTHS[0] * token))
+    def fitted(cls, at: Widths, held: Sequence[int]) -> Held:
+        """From what was held at three widths."""
+        early, late = ((held[i + 1] - held[i]) / (at[i + 1] - at[i]) for i in (0, 1))
+        pair = max(0.0, (late - early) / (at[2] - at[0]))
+        token = max(0.0, late - pair * (at[1] + at[2]))
+        return cls(token, pair, max(0.0, held[2] - token * at[2] - pair * at[2] ** 2))
+
+    @classmethod
+    def measured(cls, at: Widths, run: Callable[[int], object]) -> Held:
+        """Of a pass over one prompt of a width."""
+        return cls.fitted(at, [peak(partial(run, width)) for width in at])
 
 
 @dataclass(frozen=True)
@@ -82,11 +98,11 @@ class Shape:
             gradients(flow, asked, entering)
 
         try:
-            return replace(known, backward=Held.measured(pull))
+            return replace(known, backward=Held.measured(widths(flow.model.adapter.model), pull))  # type: ignore[attr-defined]
         except InterpError as error:
             if error.code != "E407":
                 raise
-            return replace(known, backward=Held(0.0, 0.0))  # methods that need a gradient say so themselves
+            return replace(known, backward=Held())  # methods that need a gradient say so themselves
 
     @classmethod
     def without_weights(cls, model: nn.Module) -> Shape:
@@ -98,7 +114,7 @@ class Shape:
         item, blocks = next(model.parameters()).element_size(), adapter.towers[""].blocks
         tapped = item * sum((block.n_heads + block.n_kv_heads) * block.d_head for block in blocks.values())
         with lean(adapter):
-            backward = Held.measured(partial(_run, model))
+            backward = Held.measured(widths(model), partial(_run, model))
         return cls(
             cost.entry, blocks[0].d_head, item, sum(layer.token for layer in cost.layers),
             sum(layer.pair for layer in cost.layers), cost.entry * cost.entries,

@@ -208,7 +208,7 @@ class Graph:
         alive = np.ones((len(self.places), len(self.writers)), dtype=bool)  # writes something of its own
         wanted = np.zeros((len(self.places), len(self.readers)), dtype=bool)  # what it gives is read
         wanted[:, -1] = True
-        for parts, here, moving in self._together:
+        for parts, here, moving in self.together:
             is_alive, read = is_fed[:, here].any(1), is_read[:, parts].any(1)
             alive[:, parts] = (is_alive | is_fed[:, moving].any())[:, None]
             wanted[:, here] |= read[:, None]
@@ -216,7 +216,7 @@ class Graph:
         return edges & alive[:, :, None] & wanted[:, None, :]
 
     @cached_property
-    def _together(self) -> list[tuple[slice, slice, list[int]]]:
+    def together(self) -> list[tuple[slice, slice, list[int]]]:
         """Writers that change together (heads that a norm joins, any other one by itself), without embeddings.
 
         With each what they read where they write, and what they read anywhere.

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.circuits.edges.exact import Edge
-from interp.circuits.edges.masked import TOKENS, MaskedRun, MaskedRuns, Masks, State
+from interp.circuits.edges.masked import TOKENS, MaskedRuns
+from interp.circuits.edges.masked_run import MaskedRun, Masks, State
 from interp.circuits.graph.flow import Stream
 from interp.circuits.understanding.directions import Basis
 

@@ -13,7 +13,7 @@ import interp
 from interp.ablation.asking import tokenised
 from interp.circuits.edges.attribution import Contrast
 from interp.circuits.edges.growth import Growing, Grown, attributed, grow
-from interp.circuits.edges.halves import Side, half
+from interp.circuits.edges.halves import Side
 from interp.circuits.edges.masked import MaskedRuns
 from interp.circuits.edges.posed import Posed
 from interp.circuits.edges.replacements import stand_in
@@ -102,7 +102,7 @@ def test_scores_put_what_is_in_first_by_what_the_metric_loses_without_it() -> No
     assert inside.min() >= 0.5 >= outside.max() > outside.min() >= 0 and inside.max() == 1
     assert (found.scores[~graph.full] == 0).all()
     moved = []
-    side = MaskedRuns(half(contrast, 0, contrast.question.batch.size // 2))
+    side = MaskedRuns(contrast.rows(0, contrast.question.batch.size // 2))
     for edge in np.argwhere(found.circuit):
         less = found.circuit.copy()
         less[tuple(edge)] = False
@@ -114,7 +114,7 @@ def test_scores_put_what_is_in_first_by_what_the_metric_loses_without_it() -> No
 def test_nothing_stays_that_the_circuit_does_not_need() -> None:
     contrast, _ = planted("planted-induction")
     found = whole_growth("planted-induction")
-    side = Side(half(contrast, 0, contrast.question.batch.size // 2))
+    side = Side(contrast.rows(0, contrast.question.batch.size // 2))
     for edge in np.argwhere(found.circuit):
         less = found.circuit.copy()
         less[tuple(edge)] = False
@@ -191,4 +191,4 @@ def test_scores_are_those_of_the_growth() -> None:
 def test_one_prompt_cannot_choose_and_judge() -> None:
     flow, clean, corrupt = paired(opened("gpt2"))
     with pytest.raises(InterpError, match="E205"):
-        grow(half(contrasted(flow, clean, corrupt), 0, 1))
+        grow(contrasted(flow, clean, corrupt).rows(0, 1))

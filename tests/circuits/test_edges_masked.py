@@ -10,7 +10,8 @@ import torch
 
 from interp.circuits.edges.attribution import Contrast
 from interp.circuits.edges.exact import exact
-from interp.circuits.edges.masked import MaskedRun, MaskedRuns
+from interp.circuits.edges.masked import MaskedRuns
+from interp.circuits.edges.masked_run import MaskedRun
 from interp.circuits.graph.flow import Flow
 from interp.zoo.edges import sweep
 from tests.cases.edges import ANSWER, DISTRACTOR, HANDS, all_in, asked, by_hand, contrasted, opened, paired, prompts

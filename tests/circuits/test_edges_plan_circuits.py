@@ -70,12 +70,12 @@ def test_memory_and_a_budget(architecture: str, method: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", SIZES)
-def test_memory_of_growth(architecture: str) -> None:
-    """Told within 15 %; forwards are a bound."""
+def test_memory_of_growth_is_a_bound(architecture: str) -> None:
+    """It does not try as many circuits side by side as it may; forwards are a bound as well."""
     flow = example(architecture)
     said, found = planned(flow, "growth"), []
     held = peak(lambda: found.append(scored(flow, "growth", None)))
-    assert said.bytes == pytest.approx(held, rel=0.15)
+    assert held <= 1.15 * said.bytes <= 3.5 * held
     assert found[0].forwards <= said.forwards / PROMPTS
 
 
