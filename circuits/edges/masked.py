@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
@@ -40,10 +40,12 @@ class MaskedRuns:
     Attributes:
         forwards: what they have cost so far, in forwards of these prompts: a run that begins inside counts the share of
             layers that it runs, the readout being one more.
+        rooms: memory that runs of hard circuits use again.
     """
 
     contrast: Contrast
     forwards: float = 0.0
+    rooms: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def flow(self) -> Flow:

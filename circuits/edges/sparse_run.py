@@ -7,6 +7,7 @@ circuit most parts are read by nobody: what they read and write is left as it co
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,14 @@ class SparseRun(MaskedRun):
     def _space(self) -> Float[Tensor, "slot circuit token d_model"]:
         """For each writer that is needed, what stands in for it less what it wrote."""
         clean = self.runs.contrast.clean.embed["embed"]
-        return clean.new_empty((len(self.slots), self.n, len(self._place_of), clean.shape[-1]))
+        return self._room("space", clean, len(self.slots), self.n, len(self._place_of), clean.shape[-1])
+
+    def _room(self, name: str, like: Tensor, *shape: int) -> Tensor:
+        """Memory that the runs of these prompts use one after the other: pages that are new to a process take long."""
+        size, rooms = math.prod(shape), self.runs.rooms
+        if name not in rooms or rooms[name].numel() < size or rooms[name].dtype != like.dtype:
+            rooms[name] = like.new_empty(size)
+        return rooms[name][:size].view(shape)
 
     def _is_needed(self, layer: int, kind: str) -> bool:
         parts = (self.flow.graph.writers[index] for index in self.slots)
@@ -121,7 +129,7 @@ class SparseRun(MaskedRun):
             self.given[part] = made.unflatten(1, value.shape[:2]).permute(1, 2, 0, 3)
 
     def _mix_one(self, readers: list[int], value: Stream, _: HookContext) -> Stream:
-        return self._summed(value, readers)[0]
+        return self._summed(value, readers)[0].clone()  # the model keeps it
 
     def _summed(self, stream: Stream, readers: list[int]) -> Float[Tensor, "reader row pos d_model"]:
         """What these readers, which see the same writers, read."""
@@ -132,7 +140,7 @@ class SparseRun(MaskedRun):
         shares = torch.where(mostly, -inside, 1 - inside)
         stood_in = self._stood_in(seen, stream)
         now = None if self.is_small else self._ordered(stream)
-        found = stream.new_empty((len(readers), self.n, *stood_in.shape))
+        found = self._room("sums", stream, len(readers), self.n, *stood_in.shape)
         for place, tokens in enumerate(self._bounds):
             for circuit in range(self.n):
                 space = found[:, circuit, tokens]
