@@ -50,7 +50,7 @@ CODES = {
     "E406": "hooked model differs from the plain model",
     "E407": "metric not defined for this model",
     "E501": "too many rows are not finite",
-    "E502": "some shards of a sweep have no values",
+    "E502": "a run is not finished: some of its parts have no values",
     "E503": "a self-check of computed numbers failed",
     "E601": "package or program missing",
     "E602": "disk full or not writable",
