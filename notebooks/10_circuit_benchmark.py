@@ -103,8 +103,8 @@ means.sort_values("all", ascending=False).round(3)
 
 # %% [markdown]
 # Exact is 1 nearly everywhere because the truth was made by such a sweep: that checks the implementation and says
-# nothing of the method. (Where it is not, the card compared more than the metric reads: `compiled-reverse` all
-# positions, `ordered-command` the whole distribution.) All others are estimates or searches. How much is gained by
+# nothing of the method. (Where it is not, the card compared more than the metric reads: `ordered-command` the whole
+# distribution at every position.) All others are estimates or searches. How much is gained by
 # integrating, where the plain gradient falls short?
 
 # %%

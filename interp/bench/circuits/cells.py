@@ -18,7 +18,7 @@ from interp.kernels.errors import InterpError
 FLOOR = 1e-3
 """Share of the largest score below which scores count as 0 in the figures that have a floor."""
 
-LONGEST = 2.0
+LONGEST = 1.0
 """Seconds of a run that is made a second time, to count its memory."""
 
 
