@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -114,6 +114,10 @@ class Flow:
         is_split = embeddings == "split" and flow._is_split(cache)
         flow = replace(flow, graph=Graph.of_shape(layers, (EMBED, POS_EMBED) if is_split else (EMBED,)))
         return replace(flow, error=flow.check(cache))
+
+    def at_places(self, places: Sequence[str]) -> Flow:
+        """The same with edges of their own for each class of positions."""
+        return replace(self, graph=self.graph.at_places(places))
 
     @property
     def n_layers(self) -> int:

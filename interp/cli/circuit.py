@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,6 +58,7 @@ RoleNames = Annotated[
 Export = Annotated[
     list[str], typer.Option("--export", help="FILE.json or .pt (MIB), .graph.json, .graphml, .dot; may be repeated.")
 ]
+PlanOnly = Annotated[bool, typer.Option("--plan", help="Say what scoring would cost, and stop.")]
 ScoreFile = Annotated[str | None, typer.Option("--scores", help="Take the scores from a file of another tool.")]
 ReportPath = Annotated[str | None, typer.Option("--report", help="Also write the result as one HTML page.")]
 
@@ -97,6 +98,7 @@ def circuit(
     out: Out = None,
     overwrite: Overwrite = False,
     methods: ListMethods = False,
+    plan: PlanOnly = False,
 ) -> None:
     """Find the circuit of a task: score every edge, choose, and judge on prompts that had no part in choosing."""
     if methods:
@@ -106,6 +108,16 @@ def circuit(
             "E205", "no --model", fix="interp circuit --model mini --task ioi; --methods lists the methods"
         )
     task = asked.make_task(terminal.seed)
+    settings = read_settings(method, setting, terminal.seed)
+    if plan:
+        from interp.discovery.planning import plan_circuit
+
+        expected = plan_circuit(
+            asked.open(), task, method=method, ablation=ablation, positions=positions, metric=metric, settings=settings,
+            batch_size=batch_size, budget=budget, seed=terminal.seed, truncate=asked.truncate, first_token=asked.first_token,
+        )  # fmt: skip
+        terminal.say(str(expected))
+        return terminal.emit({"exit_code": 0, "plan": asdict(expected)})
     judge = None
     if judge_args:
         if asked.task is None:
@@ -117,8 +129,6 @@ def circuit(
     from interp.discovery.roles import ROLES
     from interp.discovery.run import circuit as run
     from interp.passport.families import EVERY, FITTING
-
-    settings = read_settings(method, setting, terminal.seed)
 
     model = asked.open()
     with resume_line(terminal, folder), terminal.following("prompts scored") as progress:

@@ -28,7 +28,7 @@ from interp.sweeps.run import resumable, stopped_by_signals
 from interp.tasks.base import Task
 
 if TYPE_CHECKING:
-    from interp.discovery.run import Discovery
+    from interp.discovery.discovery import Discovery
 
 CODE = ("circuits", "discovery", "heads", "passport", *FOLDERS)
 """Folders whose code decides the numbers of a circuit."""

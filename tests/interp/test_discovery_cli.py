@@ -57,6 +57,15 @@ def test_two_circuits_are_held_against_each_other(cli: Any) -> None:
     assert said.code == 0 and said.data["overlap"][0]["shared"] == Circuit.load("y").n_edges
 
 
+def test_a_plan_is_told_and_nothing_written(cli: Any) -> None:
+    said = cli("circuit", *ASK[:-2], "--plan", "--method", "acdc", "--json")
+    assert said.code == 0 and not list(Path().iterdir())
+    plan = said.data["plan"]
+    assert (plan["method"], plan["prompts"], plan["batch"], plan["edges"]) == ("acdc", 8, 8, 80) and plan["bytes"] > 0
+    few = cli("circuit", *ASK[:-2], "--plan", "--budget", "1", "--json")
+    assert few.code == 0 and few.data["plan"]["bytes"] <= 2**20
+
+
 def test_methods_are_listed_without_a_model(cli: Any) -> None:
     said = cli("circuit", "--methods", "--json")
     assert said.code == 0 and set(said.data["methods"]) == set(METHODS)

@@ -23,9 +23,10 @@ import interp
 from interp.circuits.edges.methods import Settings
 from interp.circuits.runfolder import MANIFEST, PLAN
 from interp.discovery.asked import Asked, as_data
+from interp.discovery.discovery import Discovery
 from interp.discovery.result import Circuit
 from interp.discovery.resume import resume
-from interp.discovery.run import NOT_ASKED, Discovery
+from interp.discovery.run import NOT_ASKED
 from interp.hooks.metrics import metric
 from interp.hooks.model import HookedModel
 from interp.kernels.errors import InterpError
