@@ -374,7 +374,7 @@ def test_what_scorers_say_is_kept(model, tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(Ended):
         patch.setattr("interp.discovery.storage.RunWriter", lambda _: raised())
         found(model, path, **asked)
-    monkeypatch.setattr("interp.discovery.run.score_roles", lambda *_: pytest.fail("scorers were asked again"))
+    monkeypatch.setattr("interp.discovery.discovery.score_roles", lambda *_: pytest.fail("scorers were asked again"))
     roles = resume(path).roles
     assert roles is not None and [one.scorer for one in roles.shares] == ["direct-logit-attribution", "previous-token"]
     assert "32 needed" in roles.shares[1].note
