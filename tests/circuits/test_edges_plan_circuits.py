@@ -79,7 +79,9 @@ def test_memory_of_growth_is_a_bound(architecture: str) -> None:
     assert found[0].forwards <= said.forwards / PROMPTS
 
 
-@pytest.mark.parametrize("architecture", SIZES)
+@pytest.mark.parametrize(
+    "architecture", ["gpt2", *(pytest.param(one, marks=pytest.mark.slow) for one in ("llama", "gemma2"))]
+)
 def test_memory_of_acdc_is_a_bound(architecture: str) -> None:
     flow, found = example(architecture), []
     least = planned(flow, "acdc", 1 << 40)
